@@ -1,0 +1,1 @@
+"""Verified content on this node: one contract (`base`), two implementations (`memory`, `disk`)."""

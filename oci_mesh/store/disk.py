@@ -1,0 +1,306 @@
+"""A store on disk: blobs as files, what belongs where in SQLite, one process per root.
+
+The nouns are elsewhere: `layout` (paths), `files` (durable steps), `schema` and `metadata` (SQL),
+`writer` (group commit), `intake` (bytes becoming content), `uploads`, `recovery`. Here they are
+put together behind the contract of `base`.
+
+Questions are answered on the event loop, from SQLite's page cache and the kernel's; a thread per
+question would cost several times the answer.
+"""
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from oci_mesh.errors import BlobUnknown, ManifestInvalid, ManifestUnknown, StoreError
+from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest
+from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
+from oci_mesh.spec.names import NameRecord
+from oci_mesh.store.base import Blob, Store, Upload, Usage
+from oci_mesh.store.file_blob import FileBlob
+from oci_mesh.store.files import Files, open_existing, storage_error
+from oci_mesh.store.intake import Intake
+from oci_mesh.store.layout import Layout
+from oci_mesh.store.lock import RootLock
+from oci_mesh.store.manifest_cache import ManifestCache
+from oci_mesh.store.metadata import Metadata
+from oci_mesh.store.names import unknown_text
+from oci_mesh.store.recovery import check_not_bereft, recover
+from oci_mesh.store.schema import connect, connect_reader
+from oci_mesh.store.sessions import Sessions
+from oci_mesh.store.uploads import Uploads
+from oci_mesh.store.writer import NewFile, Writer
+
+_log = logging.getLogger(__name__)
+
+# Reads are noted in memory and written this often: a transaction per read would make reads cost
+# what pushes cost. A crash forgets up to this much of who was used last.
+ACCESS_FLUSH_S: Final = 60.0
+
+# Uploads looked at before others get their turn on the event loop: some milliseconds of work.
+_EXPIRE_STEP: Final = 256
+
+
+class DiskStore(Store):
+    """See `Store`. Open with `DiskStore.open`; close it, or use it as an async context."""
+
+    def __init__(self, layout: Layout, files: Files, opened: ExitStack) -> None:
+        """Not for callers: `open` is. `opened` gets what `close` has to close."""
+        opened.callback(RootLock(layout.lock).release)
+        check_not_bereft(layout)
+        connection = connect(layout.metadata)
+        opened.callback(connection.close)
+        files.sync_directory(layout.root)
+        unfinished = recover(layout, Metadata(connection), files)
+        reading = connect_reader(layout.metadata)
+        opened.callback(reading.close)
+        writer = Writer(Metadata(connection), layout, files)
+        writer.start()
+        opened.callback(writer.stop)
+        self._layout = layout
+        self._files = files
+        self._metadata = Metadata(reading)
+        self._intake = Intake(writer, files)
+        opened.callback(self._intake.close)
+        self._sessions = Sessions(unfinished)
+        self._uploads = Uploads(layout, files, self._intake, self._sessions)
+        self._manifests = ManifestCache()
+        self._accessed: dict[str, int] = {}
+        self._flushed_s = time.time()
+        self._opened = opened.pop_all()  # closed in reverse: intake, writer, connections, lock
+
+    @classmethod
+    async def open(cls, root: Path, files: Files | None = None) -> Self:
+        """Open the store at `root`; a directory that is missing is made.
+
+        Raises `StoreLocked`, `StoreCorrupt`, or `StoreError` if `root` cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        opening = loop.run_in_executor(None, cls._open, Path(root), files or Files())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with suppress(StoreError):
+                await (await opening).close()
+            raise
+
+    @classmethod
+    def _open(cls, root: Path, files: Files) -> Self:
+        layout = Layout(os.path.abspath(root))
+        try:
+            with ExitStack() as opened:
+                layout.create(files)
+                return cls(layout, files, opened)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"cannot open the store at {root}: {error}") from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Store.close`."""
+        self._flush_accesses()
+        closing = self._opened.pop_all()
+        await asyncio.get_running_loop().run_in_executor(None, closing.close)
+
+    # -- reading
+
+    async def stat(self, repository: str, digest: Digest) -> int:
+        """As `Store.stat`."""
+        return self._metadata.blob_size(repository, digest)
+
+    async def blob(self, repository: str, digest: Digest) -> Blob:
+        """As `Store.blob`."""
+        size = self._metadata.blob_size(repository, digest)
+        try:
+            blob = FileBlob(self._layout.blob(digest), digest)
+        except FileNotFoundError:
+            self._metadata.blob_size(repository, digest)  # raises, if it was deleted just now
+            _log.error("%s is missing on disk", digest)
+            raise BlobUnknown(unknown_text(repository, digest)) from None
+        except OSError as error:
+            raise storage_error(error) from error
+        if blob.size != size:
+            await blob.close()
+            _log.error("%s has %d bytes on disk instead of %d", digest, blob.size, size)
+            raise BlobUnknown(unknown_text(repository, digest))
+        self._note_access(digest)
+        return blob
+
+    async def manifest(self, repository: str, digest: Digest) -> Manifest:
+        """As `Store.manifest`."""
+        media_type = self._metadata.manifest_type(repository, digest)
+        manifest = self._manifests.get(digest, media_type)
+        if manifest is None:
+            manifest = self._read_manifest(repository, digest, media_type)
+            self._manifests.add(manifest)
+        self._note_access(digest)
+        return manifest
+
+    async def resolve(self, repository: str, tag: str) -> Digest:
+        """As `Store.resolve`."""
+        return self._metadata.resolve(repository, tag)
+
+    async def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
+        """As `Store.referrers`."""
+        return self._metadata.referrers(repository, subject)
+
+    async def tags(self, repository: str, last: str = "", n: int | None = None) -> list[str]:
+        """As `Store.tags`."""
+        return self._metadata.tags(repository, last, n)
+
+    async def repositories(self, last: str = "", n: int | None = None) -> list[str]:
+        """As `Store.repositories`."""
+        return self._metadata.repositories(last, n)
+
+    async def usage(self) -> Usage:
+        """As `Store.usage`; manifests count, for their bytes are files too."""
+        return Usage(*self._metadata.totals(), len(self._sessions))
+
+    # -- blobs
+
+    async def mount(
+        self, repository: str, digest: Digest, source: str | None, stamp: str | None = None
+    ) -> list[NameRecord]:
+        """As `Store.mount`."""
+        giver = source or self._metadata.blob_repository(digest)
+        return await self._intake.change(lambda to: to.mount(repository, digest, giver, stamp))
+
+    async def delete_blob(self, repository: str, digest: Digest, stamp: str) -> list[NameRecord]:
+        """As `Store.delete_blob`."""
+        return await self._intake.change(lambda to: to.delete_blob(repository, digest, stamp))
+
+    # -- uploads
+
+    async def create_upload(self, repository: str, algorithm: str = DEFAULT_ALGORITHM) -> str:
+        """As `Store.create_upload`."""
+        return self._uploads.create(repository, algorithm)
+
+    @asynccontextmanager
+    async def upload(self, repository: str, upload_id: str) -> AsyncIterator[Upload]:
+        """As `Store.upload`."""
+        upload = self._uploads.hold(repository, upload_id)
+        try:
+            yield upload
+        finally:
+            upload.release()
+
+    async def upload_offset(self, repository: str, upload_id: str) -> int:
+        """As `Store.upload_offset`."""
+        return self._uploads.offset(repository, upload_id)
+
+    async def cancel_upload(self, repository: str, upload_id: str) -> None:
+        """As `Store.cancel_upload`."""
+        self._uploads.hold(repository, upload_id).cancel()
+
+    async def expire_uploads(self, idle_s: float) -> int:
+        """As `Store.expire_uploads`."""
+        expired = 0
+        for count, name in enumerate(list(self._sessions), 1):
+            expired += self._uploads.expire(name, idle_s)
+            if count % _EXPIRE_STEP == 0:
+                await asyncio.sleep(0)
+        return expired
+
+    # -- manifests and names
+
+    async def put_manifest(
+        self,
+        repository: str,
+        manifest: Manifest,
+        tags: Sequence[str] = (),
+        stamp: str | None = None,
+        needs: Sequence[Descriptor] = (),
+    ) -> list[NameRecord]:
+        """As `Store.put_manifest`."""
+        path, now_s = self._layout.upload(f"manifest-{uuid.uuid4().hex}"), int(time.time())
+        try:
+            fd = self._files.create(path)
+            try:
+                self._files.write(fd, manifest.content)
+            except OSError:
+                os.close(fd)
+                self._files.unlink(path)
+                raise
+        except OSError as error:
+            raise storage_error(error) from error
+        written = await self._intake.take(
+            fd,
+            NewFile(path, manifest.digest),
+            None,
+            lambda to: to.put_manifest(repository, manifest, tags, stamp, needs, now_s),
+        )
+        self._manifests.add(manifest)
+        return written
+
+    async def delete_manifest(
+        self, repository: str, digest: Digest, stamp: str
+    ) -> list[NameRecord]:
+        """As `Store.delete_manifest`."""
+        return await self._intake.change(lambda to: to.delete_manifest(repository, digest, stamp))
+
+    async def delete_tag(self, repository: str, tag: str, stamp: str) -> list[NameRecord]:
+        """As `Store.delete_tag`."""
+        return await self._intake.change(lambda to: to.delete_tag(repository, tag, stamp))
+
+    async def names(self) -> list[NameRecord]:
+        """As `Store.names`."""
+        return self._metadata.names()
+
+    async def merge_names(self, records: Iterable[NameRecord]) -> None:
+        """As `Store.merge_names`."""
+        merged = list(records)
+        await self._intake.change(lambda to: to.merge_names(merged))
+
+    async def forget_names(self, records: Iterable[NameRecord]) -> None:
+        """As `Store.forget_names`."""
+        forgotten = list(records)
+        await self._intake.change(lambda to: to.forget_names(forgotten))
+
+    # -- parts
+
+    def _read_manifest(self, repository: str, digest: Digest, media_type: str) -> Manifest:
+        try:
+            fd = open_existing(self._layout.blob(digest), os.O_RDONLY)
+            with os.fdopen(fd, "rb") as file:
+                manifest = parse_manifest(file.read(), media_type, digest.algorithm)
+        except FileNotFoundError:
+            self._metadata.manifest_type(repository, digest)  # raises, if it was deleted just now
+            _log.error("manifest %s is missing on disk", digest)
+        except ManifestInvalid as error:
+            _log.error("manifest %s is damaged on disk: %s", digest, error)
+        except OSError as error:
+            raise storage_error(error) from error
+        else:
+            if manifest.digest == digest:
+                return manifest
+            _log.error("manifest %s is damaged on disk: it is %s", digest, manifest.digest)
+        raise ManifestUnknown(unknown_text(repository, digest))
+
+    def _note_access(self, digest: Digest) -> None:
+        now_s = time.time()
+        self._accessed[str(digest)] = int(now_s)
+        if abs(now_s - self._flushed_s) >= ACCESS_FLUSH_S:
+            self._flush_accesses()
+
+    def _flush_accesses(self) -> None:
+        accessed, self._accessed = self._accessed, {}
+        self._flushed_s = time.time()
+        if accessed:
+            self._intake.note(lambda to: to.touch(accessed))

@@ -1,0 +1,336 @@
+"""A store in memory: the contract of `base` with dicts.
+
+For tests, for an in-process registry, for a node that may forget. Nothing of it outlives the
+process, so the durability that `base` promises is not here; everything else is.
+"""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from types import TracebackType
+from typing import Final, Self
+
+from oci_mesh.errors import (
+    BlobUnknown,
+    BlobUploadUnknown,
+    DigestInvalid,
+    ManifestUnknown,
+    NameUnknown,
+)
+from oci_mesh.spec import media_types
+from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest, check_algorithm
+from oci_mesh.spec.manifest import Descriptor, Manifest
+from oci_mesh.spec.names import NameRecord
+from oci_mesh.spec.upload import UploadEvent
+from oci_mesh.store.base import Blob, Store, Upload, Usage
+from oci_mesh.store.names import missing_error, revive, supersedes, unknown_text
+from oci_mesh.store.sessions import UNKNOWN, Sessions
+
+CHUNK_BYTES: Final = 1024 * 1024
+
+
+class MemoryBlob(Blob):
+    """See `Blob`."""
+
+    def __init__(self, digest: Digest, content: bytes) -> None:
+        self.digest = digest
+        self.size = len(content)
+        self._content = content
+
+    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """As `Blob.chunks`."""
+        for at in range(start, stop, CHUNK_BYTES):
+            yield self._content[at : min(at + CHUNK_BYTES, stop)]
+
+    async def close(self) -> None:
+        """As `Blob.close`."""
+
+
+class MemoryUpload(Upload):
+    """See `Upload`. Got from `MemoryStore.upload`."""
+
+    def __init__(self, store: "MemoryStore", repository: str, upload_id: str) -> None:
+        self.repository = repository
+        self.id = upload_id
+        self._store = store
+        self._name = _upload_name(repository, upload_id)
+        store.sessions.advance(self._name, UploadEvent.BEGIN)
+        self._content = store.drafts[self._name]
+        self.offset = len(self._content)
+
+    async def write(self, chunk: bytes) -> None:
+        """As `Upload.write`."""
+        self._check_held()
+        self._content += chunk
+        self.offset = len(self._content)
+        self._store.written_s[self._name] = time.monotonic()
+
+    async def truncate(self, offset: int) -> None:
+        """As `Upload.truncate`."""
+        self._check_held()
+        assert 0 <= offset <= len(self._content), (offset, len(self._content))
+        del self._content[offset:]
+        self.offset = offset
+
+    async def commit(self, digest: Digest, stamp: str | None = None) -> list[NameRecord]:
+        """As `Upload.commit`."""
+        self._check_held()
+        self._store.end_upload(self._name, UploadEvent.COMMIT)
+        content = bytes(self._content)
+        if not digest.matches(content):
+            raise DigestInvalid(f"the content is {Digest.of(content, digest.algorithm)}")
+        return self._store.put_blob(self.repository, digest, content, stamp)
+
+    def release(self) -> None:
+        """Let another hold it, if it has not ended."""
+        if self._name in self._store.drafts:
+            self._store.sessions.advance(self._name, UploadEvent.WROTE)
+
+    def _check_held(self) -> None:
+        if self._name not in self._store.drafts:
+            raise BlobUploadUnknown("this upload has ended")
+
+
+class MemoryStore(Store):
+    """See `Store`. Equal content in several repositories is one object."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, dict[Digest, bytes]] = {}
+        self._manifests: dict[str, dict[Digest, Manifest]] = {}
+        self._names: dict[tuple[str, str], NameRecord] = {}
+        self.sessions = Sessions()
+        self.drafts: dict[str, bytearray] = {}
+        self.written_s: dict[str, float] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Store.close`."""
+
+    # -- reading
+
+    async def stat(self, repository: str, digest: Digest) -> int:
+        """As `Store.stat`."""
+        return len(self._blob(repository, digest))
+
+    async def blob(self, repository: str, digest: Digest) -> Blob:
+        """As `Store.blob`."""
+        return MemoryBlob(digest, self._blob(repository, digest))
+
+    async def manifest(self, repository: str, digest: Digest) -> Manifest:
+        """As `Store.manifest`."""
+        manifest = self._manifests.get(repository, {}).get(digest)
+        if manifest is None:
+            raise ManifestUnknown(unknown_text(repository, digest))
+        return manifest
+
+    async def resolve(self, repository: str, tag: str) -> Digest:
+        """As `Store.resolve`."""
+        record = self._names.get((repository, tag))
+        if record is None or record.target is None:
+            raise ManifestUnknown(f"{repository} has no tag {tag}")
+        return Digest.parse(record.target)
+
+    async def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
+        """As `Store.referrers`."""
+        manifests = self._manifests.get(repository, {}).values()
+        found = [m for m in manifests if m.subject and m.subject.digest == str(subject)]
+        return [manifest.descriptor() for manifest in sorted(found, key=lambda m: m.digest)]
+
+    async def tags(self, repository: str, last: str = "", n: int | None = None) -> list[str]:
+        """As `Store.tags`."""
+        if repository not in self._repositories():
+            raise NameUnknown(f"there is no repository {repository}")
+        tags = sorted(r.name for r in self._live_tags() if r.repository == repository)
+        return list(islice((tag for tag in tags if tag > last), n))
+
+    async def repositories(self, last: str = "", n: int | None = None) -> list[str]:
+        """As `Store.repositories`."""
+        return list(islice((name for name in sorted(self._repositories()) if name > last), n))
+
+    async def usage(self) -> Usage:
+        """As `Store.usage`; manifests count too."""
+        sizes = {d: len(b) for blobs in self._blobs.values() for d, b in blobs.items()}
+        for manifests in self._manifests.values():
+            sizes |= {digest: len(manifest.content) for digest, manifest in manifests.items()}
+        return Usage(len(sizes), sum(sizes.values()), len(self.drafts))
+
+    # -- blobs
+
+    async def mount(
+        self, repository: str, digest: Digest, source: str | None, stamp: str | None = None
+    ) -> list[NameRecord]:
+        """As `Store.mount`."""
+        holders = self._blobs if source is None else [source]
+        giver = next((holder for holder in holders if digest in self._blobs.get(holder, {})), "")
+        content = self._blob(giver, digest)
+        return self.put_blob(repository, digest, content, stamp)
+
+    async def delete_blob(self, repository: str, digest: Digest, stamp: str) -> list[NameRecord]:
+        """As `Store.delete_blob`."""
+        self._blob(repository, digest)
+        return self._write_names([NameRecord(repository, str(digest), None, stamp)])
+
+    def put_blob(
+        self, repository: str, digest: Digest, content: bytes, stamp: str | None
+    ) -> list[NameRecord]:
+        """Give a repository a blob, the same object if another has it. Or `BlobUnknown`."""
+        held = self._names.get((repository, str(digest)))
+        record = revive(held, repository, digest, stamp, BlobUnknown)
+        same = (blobs[digest] for blobs in self._blobs.values() if digest in blobs)
+        self._blobs.setdefault(repository, {})[digest] = next(same, content)
+        return self._write_names([record] if record else [])
+
+    # -- uploads
+
+    async def create_upload(self, repository: str, algorithm: str = DEFAULT_ALGORITHM) -> str:
+        """As `Store.create_upload`."""
+        check_algorithm(algorithm)
+        upload_id = uuid.uuid4().hex
+        name = _upload_name(repository, upload_id)
+        self.sessions.open(name)
+        self.drafts[name] = bytearray()
+        self.written_s[name] = time.monotonic()
+        return upload_id
+
+    @asynccontextmanager
+    async def upload(self, repository: str, upload_id: str) -> AsyncIterator[Upload]:
+        """As `Store.upload`."""
+        upload = MemoryUpload(self, repository, upload_id)
+        try:
+            yield upload
+        finally:
+            upload.release()
+
+    async def upload_offset(self, repository: str, upload_id: str) -> int:
+        """As `Store.upload_offset`."""
+        draft = self.drafts.get(_upload_name(repository, upload_id))
+        if draft is None:
+            raise BlobUploadUnknown(UNKNOWN)
+        return len(draft)
+
+    async def cancel_upload(self, repository: str, upload_id: str) -> None:
+        """As `Store.cancel_upload`."""
+        name = _upload_name(repository, upload_id)
+        self.sessions.advance(name, UploadEvent.BEGIN)
+        self.end_upload(name, UploadEvent.CANCEL)
+
+    async def expire_uploads(self, idle_s: float) -> int:
+        """As `Store.expire_uploads`."""
+        before_s = time.monotonic() - idle_s
+        idle = [name for name, written_s in self.written_s.items() if written_s <= before_s]
+        expired = [name for name in idle if self.sessions.is_idle(name)]
+        for name in expired:
+            self.end_upload(name, UploadEvent.CANCEL)
+        return len(expired)
+
+    def end_upload(self, name: str, event: UploadEvent) -> None:
+        """Forget an upload, by commit or cancel."""
+        self.sessions.advance(name, event)
+        del self.drafts[name], self.written_s[name]
+
+    # -- manifests and names
+
+    async def put_manifest(
+        self,
+        repository: str,
+        manifest: Manifest,
+        tags: Sequence[str] = (),
+        stamp: str | None = None,
+        needs: Sequence[Descriptor] = (),
+    ) -> list[NameRecord]:
+        """As `Store.put_manifest`."""
+        if not manifest.digest.matches(manifest.content):
+            raise DigestInvalid(f"the manifest is not {manifest.digest}")
+        missing = [need.digest for need in needs if not self._has(repository, need)]
+        if missing:
+            raise missing_error(repository, missing)
+        held = self._names.get((repository, str(manifest.digest)))
+        record = revive(held, repository, manifest.digest, stamp, ManifestUnknown)
+        self._manifests.setdefault(repository, {})[manifest.digest] = manifest
+        assert stamp is not None or not tags, "tags need a stamp"
+        target = str(manifest.digest)
+        named = [NameRecord(repository, tag, target, stamp or "") for tag in tags]
+        return self._write_names([record, *named] if record else named)
+
+    async def delete_manifest(
+        self, repository: str, digest: Digest, stamp: str
+    ) -> list[NameRecord]:
+        """As `Store.delete_manifest`."""
+        await self.manifest(repository, digest)
+        target = str(digest)
+        here = (record for record in self._live_tags() if record.repository == repository)
+        tags = sorted(record.name for record in here if record.target == target)
+        gone = [NameRecord(repository, name, None, stamp) for name in [target, *tags]]
+        return self._write_names(gone)
+
+    async def delete_tag(self, repository: str, tag: str, stamp: str) -> list[NameRecord]:
+        """As `Store.delete_tag`."""
+        await self.resolve(repository, tag)
+        return self._write_names([NameRecord(repository, tag, None, stamp)])
+
+    async def names(self) -> list[NameRecord]:
+        """As `Store.names`."""
+        return list(self._names.values())
+
+    async def merge_names(self, records: Iterable[NameRecord]) -> None:
+        """As `Store.merge_names`."""
+        self._write_names(records)
+
+    async def forget_names(self, records: Iterable[NameRecord]) -> None:
+        """As `Store.forget_names`."""
+        for record in records:
+            if self._names.get(record.key) == record:
+                del self._names[record.key]
+
+    # -- parts
+
+    def _blob(self, repository: str, digest: Digest) -> bytes:
+        content = self._blobs.get(repository, {}).get(digest)
+        if content is None:
+            raise BlobUnknown(unknown_text(repository, digest))
+        return content
+
+    def _has(self, repository: str, need: Descriptor) -> bool:
+        kind = self._manifests if need.media_type in media_types.MANIFESTS else self._blobs
+        return need.checked_digest in kind.get(repository, {})
+
+    def _live_tags(self) -> Iterator[NameRecord]:
+        return (r for r in self._names.values() if r.is_tag and r.target is not None)
+
+    def _repositories(self) -> set[str]:
+        """Those with a blob, a manifest or a tag."""
+        return {
+            *(repository for repository, blobs in self._blobs.items() if blobs),
+            *(repository for repository, manifests in self._manifests.items() if manifests),
+            *(record.repository for record in self._live_tags()),
+        }
+
+    def _write_names(self, records: Iterable[NameRecord]) -> list[NameRecord]:
+        """Write those that supersede what is held, with what follows from them; return these."""
+        written = []
+        for record in records:
+            if not supersedes(record, self._names.get(record.key)):
+                continue
+            self._names[record.key] = record
+            if record.target is None and not record.is_tag:
+                digest = Digest.parse(record.name)
+                self._blobs.get(record.repository, {}).pop(digest, None)
+                self._manifests.get(record.repository, {}).pop(digest, None)
+            written.append(record)
+        return written
+
+
+def _upload_name(repository: str, upload_id: str) -> str:
+    return f"{repository}/{upload_id}"

@@ -1,0 +1,372 @@
+"""Both stores against dicts: any sequence of operations, and merges in any order of stamps.
+
+On disk, with a power cut between any two durable steps of any of them.
+
+The model is written from `store/base.py` and `spec/names.py`, not from an implementation: one table
+of what each repository has, and one of records.
+"""
+
+# ruff: noqa: D102 -- the names are sentences
+
+import asyncio
+import shutil
+import tempfile
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from oci_mesh.errors import BlobUnknown, ManifestBlobUnknown, ManifestUnknown, NameUnknown, OciError
+from oci_mesh.spec.digest import Digest
+from oci_mesh.spec.manifest import Manifest
+from oci_mesh.spec.names import NameRecord
+from oci_mesh.store.base import Store
+from oci_mesh.store.disk import DiskStore
+from oci_mesh.store.memory import MemoryStore
+from tests.store.content import image, push_blob, read_blob, stamp
+from tests.store.power import PowerFiles, unowned
+
+REPOSITORIES = ["a", "a/b", "c"]
+TAGS = ["v1", "v2", "latest"]
+_SUBJECT = image(b"one")
+MANIFESTS = {
+    manifest.digest: manifest
+    for manifest in (_SUBJECT, image(b"two" * 1000, subject=_SUBJECT), image(b"", note="x"))
+}
+_CONTENTS = (b"", b"one", b"two" * 1000, _SUBJECT.content)  # the last is both
+BLOBS = {Digest.of(content): content for content in _CONTENTS}
+DIGESTS = sorted({*BLOBS, *MANIFESTS})
+
+repositories = st.sampled_from(REPOSITORIES)
+blobs = st.sampled_from(list(BLOBS))
+manifests = st.sampled_from(list(MANIFESTS.values()))
+stamps = st.integers(1, 30).map(stamp)  # few, so that equal ones and late ones are common
+records = st.one_of(
+    st.builds(
+        NameRecord,
+        repositories,
+        st.sampled_from(TAGS),
+        st.sampled_from([None, *map(str, DIGESTS)]),
+        stamps,
+    ),
+    st.builds(
+        lambda repository, name, gone, at: NameRecord(repository, name, None if gone else name, at),
+        repositories,
+        st.sampled_from([str(digest) for digest in DIGESTS]),
+        st.booleans(),
+        stamps,
+    ),
+)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Does the same to a store and to the model, and compares all that can be asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.blobs: set[tuple[str, Digest]] = set()
+        self.manifests: set[tuple[str, Digest]] = set()
+        self.names: dict[tuple[str, str], NameRecord] = {}
+        self.store = self.runner.run(self.open())
+
+    async def open(self) -> Store:
+        """The store under test."""
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.close())
+        self.runner.close()
+
+    def do(self, operation: Any, expected: type[OciError] | None) -> Any:
+        """Run an operation; it must raise exactly what is expected."""
+        if expected is None:
+            return self.runner.run(operation)
+        with pytest.raises(expected):
+            self.runner.run(operation)
+        return None
+
+    # -- the model
+
+    def write(self, *new: NameRecord) -> list[NameRecord]:
+        """Last writer wins; a deletion takes content along."""
+        written = []
+        for record in new:
+            held = self.names.get(record.key)
+            if held and (held.stamp, held.target or "") >= (record.stamp, record.target or ""):
+                continue
+            self.names[record.key] = record
+            if not record.is_tag and record.target is None:
+                gone = (record.repository, Digest.parse(record.name))
+                self.blobs.discard(gone)
+                self.manifests.discard(gone)
+            written.append(record)
+        return written
+
+    def revival(
+        self, repository: str, digest: Digest, at: str | None
+    ) -> tuple[bool, list[NameRecord]]:
+        """Whether content may come in, and the records to write with it."""
+        held = self.names.get((repository, str(digest)))
+        if held is None or held.target is not None:
+            return True, []
+        if at is None or at < held.stamp:
+            return False, []
+        return True, [NameRecord(repository, str(digest), str(digest), at)]
+
+    def live_tags(self, repository: str) -> list[str]:
+        """Sorted."""
+        return sorted(
+            record.name
+            for record in self.names.values()
+            if record.repository == repository and record.is_tag and record.target
+        )
+
+    # -- what happens
+
+    @rule(repository=repositories, digest=blobs, at=st.none() | stamps)
+    def push(self, repository: str, digest: Digest, at: str | None) -> None:
+        welcome, new = self.revival(repository, digest, at)
+        operation = push_blob(self.store, repository, BLOBS[digest], at)
+        result = self.do(operation, None if welcome else BlobUnknown)
+        if welcome:
+            self.blobs.add((repository, digest))
+            assert result == self.write(*new)
+
+    @rule(
+        repository=repositories,
+        digest=blobs,
+        source=st.none() | repositories,
+        at=st.none() | stamps,
+    )
+    def mount(self, repository: str, digest: Digest, source: str | None, at: str | None) -> None:
+        givers = REPOSITORIES if source is None else [source]
+        had = any((giver, digest) in self.blobs for giver in givers)
+        welcome, new = self.revival(repository, digest, at)
+        operation = self.store.mount(repository, digest, source, at)
+        result = self.do(operation, None if had and welcome else BlobUnknown)
+        if had and welcome:
+            self.blobs.add((repository, digest))
+            assert result == self.write(*new)
+
+    @rule(repository=repositories, digest=st.sampled_from(DIGESTS), at=stamps)
+    def delete_blob(self, repository: str, digest: Digest, at: str) -> None:
+        there = (repository, digest) in self.blobs
+        operation = self.store.delete_blob(repository, digest, at)
+        result = self.do(operation, None if there else BlobUnknown)
+        if there:
+            assert result == self.write(NameRecord(repository, str(digest), None, at))
+
+    @rule(
+        repository=repositories,
+        manifest=manifests,
+        tags=st.lists(st.sampled_from(TAGS), unique=True),
+        at=st.none() | stamps,
+        strict=st.booleans(),
+    )
+    def put_manifest(
+        self, repository: str, manifest: Manifest, tags: list[str], at: str | None, strict: bool
+    ) -> None:
+        tags = tags if at is not None else []
+        needs = manifest.blobs if strict else ()
+        missing = [n for n in needs if (repository, n.checked_digest) not in self.blobs]
+        welcome, new = self.revival(repository, manifest.digest, at)
+        expected = ManifestBlobUnknown if missing else None if welcome else ManifestUnknown
+        operation = self.store.put_manifest(repository, manifest, tags, at, needs)
+        result = self.do(operation, expected)
+        if expected is None:
+            self.manifests.add((repository, manifest.digest))
+            target = str(manifest.digest)
+            new += [NameRecord(repository, tag, target, at or "") for tag in tags]
+            assert result == self.write(*new)
+
+    @rule(repository=repositories, digest=st.sampled_from(DIGESTS), at=stamps)
+    def delete_manifest(self, repository: str, digest: Digest, at: str) -> None:
+        there = (repository, digest) in self.manifests
+        operation = self.store.delete_manifest(repository, digest, at)
+        result = self.do(operation, None if there else ManifestUnknown)
+        if there:
+            names = [
+                name
+                for name in self.live_tags(repository)
+                if self.names[repository, name].target == str(digest)
+            ]
+            gone = [NameRecord(repository, name, None, at) for name in [str(digest), *names]]
+            assert result == self.write(*gone)
+
+    @rule(repository=repositories, tag=st.sampled_from(TAGS), at=stamps)
+    def delete_tag(self, repository: str, tag: str, at: str) -> None:
+        there = tag in self.live_tags(repository)
+        operation = self.store.delete_tag(repository, tag, at)
+        result = self.do(operation, None if there else ManifestUnknown)
+        if there:
+            assert result == self.write(NameRecord(repository, tag, None, at))
+
+    @rule(new=st.lists(records, max_size=6))
+    def merge_names(self, new: list[NameRecord]) -> None:
+        self.do(self.store.merge_names(new), None)
+        self.write(*new)
+
+    @rule(old=st.lists(records, max_size=3), data=st.data())
+    def forget_names(self, old: list[NameRecord], data: st.DataObject) -> None:
+        held = sorted(self.names.values(), key=lambda record: record.key)
+        if held:
+            old = [*old, data.draw(st.sampled_from(held))]
+        self.do(self.store.forget_names(old), None)
+        for record in old:
+            if self.names.get(record.key) == record:
+                del self.names[record.key]
+
+    # -- what is seen
+
+    @invariant()
+    def content_is_the_model_s(self) -> None:
+        self.runner.run(self.compare_content())
+
+    @invariant()
+    def names_are_the_model_s(self) -> None:
+        self.runner.run(self.compare_names())
+
+    async def compare_content(self) -> None:
+        for repository in REPOSITORIES:
+            for digest in DIGESTS:
+                if (repository, digest) in self.blobs:
+                    assert await self.store.stat(repository, digest) == len(BLOBS[digest])
+                    assert await read_blob(self.store, repository, digest) == BLOBS[digest]
+                else:
+                    with pytest.raises(BlobUnknown):
+                        await self.store.blob(repository, digest)
+                if (repository, digest) in self.manifests:
+                    assert await self.store.manifest(repository, digest) == MANIFESTS[digest]
+                else:
+                    with pytest.raises(ManifestUnknown):
+                        await self.store.manifest(repository, digest)
+            here = sorted(digest for there, digest in self.manifests if there == repository)
+            assert await self.store.referrers(repository, _SUBJECT.digest) == [
+                MANIFESTS[digest].descriptor()
+                for digest in here
+                if MANIFESTS[digest].subject is not None
+            ]
+        held = {digest for _, digest in self.blobs | self.manifests}
+        size = sum(len(BLOBS[d] if d in BLOBS else MANIFESTS[d].content) for d in held)
+        assert await self.store.usage() == (len(held), size, 0)
+
+    async def compare_names(self) -> None:
+        assert sorted(await self.store.names(), key=lambda record: record.key) == sorted(
+            self.names.values(), key=lambda record: record.key
+        )
+        having = {repository for repository, _ in self.blobs | self.manifests}
+        having |= {repository for repository in REPOSITORIES if self.live_tags(repository)}
+        assert await self.store.repositories() == sorted(having)
+        for repository in REPOSITORIES:
+            if repository not in having:
+                with pytest.raises(NameUnknown):
+                    await self.store.tags(repository)
+                continue
+            tags = self.live_tags(repository)
+            assert await self.store.tags(repository) == tags
+            for tag in TAGS:
+                if tag in tags:
+                    target = str(await self.store.resolve(repository, tag))
+                    assert target == self.names[repository, tag].target
+                else:
+                    with pytest.raises(ManifestUnknown):
+                        await self.store.resolve(repository, tag)
+
+
+class MemoryMachine(StoreMachine):
+    """The store in memory."""
+
+    async def open(self) -> Store:
+        return MemoryStore()
+
+
+class OneCut(PowerFiles):
+    """Takes one picture: at the `countdown`-th step from now, with these losses."""
+
+    countdown = 0
+    loss = (False, False)
+
+    def losses(self) -> list[tuple[bool, bool]]:
+        """None, but at one step."""
+        self.countdown -= 1
+        return [self.loss] if self.countdown == 0 else []
+
+
+class DiskMachine(StoreMachine):
+    """The store on disk, which may also be closed and opened again, or lose its power."""
+
+    def __init__(self) -> None:
+        self.scratch = Path(tempfile.mkdtemp(prefix="oci-mesh-test-"))
+        self.root = self.scratch / "root"
+        self.pictures: list[object] = []
+        super().__init__()
+        self.before = self.state()
+
+    async def open(self) -> Store:
+        self.files = OneCut(self.root, self.scratch, self.picture)
+        return await DiskStore.open(self.root, self.files)
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.scratch)
+
+    def state(self) -> object:
+        """All that the model has."""
+        return frozenset(self.blobs), frozenset(self.manifests), frozenset(self.names.values())
+
+    def picture(self, copy: Path, label: str) -> None:
+        """See `PowerFiles`; what comes up again is compared when the operation is over."""
+        with asyncio.Runner() as runner:
+            self.pictures.append(runner.run(self.look(copy)))
+        assert unowned(copy) == set(), label
+
+    async def look(self, root: Path) -> object:
+        """What a store at `root` has, like `state`; all of it is read."""
+        blobs, manifests = set(), set()
+        async with await DiskStore.open(root) as store:
+            for key in product(REPOSITORIES, BLOBS):
+                with suppress(BlobUnknown):
+                    assert await read_blob(store, *key) == BLOBS[key[1]]
+                    blobs.add(key)
+            for key in product(REPOSITORIES, MANIFESTS):
+                with suppress(ManifestUnknown):
+                    assert await store.manifest(*key) == MANIFESTS[key[1]]
+                    manifests.add(key)
+            return frozenset(blobs), frozenset(manifests), frozenset(await store.names())
+
+    @rule()
+    def reopen(self) -> None:
+        self.runner.run(self.store.close())
+        self.store = self.runner.run(self.open())
+
+    @rule(countdown=st.integers(1, 8), loss=st.tuples(st.booleans(), st.booleans()))
+    def cut_the_power_soon(self, countdown: int, loss: tuple[bool, bool]) -> None:
+        self.files.countdown, self.files.loss = countdown, loss
+
+    @invariant()
+    def no_file_is_left_over(self) -> None:
+        self.runner.run(self.store.forget_names([]))  # what follows a write is done before this
+        held = {digest.hex for _, digest in self.blobs | self.manifests}
+        assert {path.name for path in self.root.glob("blobs/*/*")} == held
+        assert list(self.root.glob("uploads/*")) == []
+
+    @invariant()
+    def a_power_cut_leaves_the_state_before_or_after(self) -> None:
+        assert self.files.errors == []
+        after = self.state()
+        for picture in self.pictures:
+            assert picture in (self.before, after)
+        self.pictures.clear()
+        self.before = after
+
+
+TestMemoryModel = MemoryMachine.TestCase
+TestDiskModel = DiskMachine.TestCase
+TestMemoryModel.settings = settings(stateful_step_count=30)
+TestDiskModel.settings = settings(stateful_step_count=15)  # each waits for the disk
