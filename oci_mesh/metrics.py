@@ -1,0 +1,81 @@
+"""Counters for `/metrics`: the one home of the Prometheus client.
+
+One `Metrics` per node, with its own collector registry: several nodes may live in one process.
+Counting is per request and per blob, never per chunk.
+"""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE"})
+
+
+class Metrics:
+    """What a node counts. Names and labels are an interface: dashboards are built on them."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "oci_mesh_requests",
+            "Requests of clients, by endpoint, method and status.",
+            ["endpoint", "method", "status"],
+            registry=registry,
+        )
+        self._requests_by_key: dict[tuple[str, str, int], Counter] = {}
+        self.client_sent = Counter(
+            "oci_mesh_client_sent_bytes", "Blob bytes sent to clients.", registry=registry
+        )
+        self.client_received = Counter(
+            "oci_mesh_client_received_bytes", "Upload bytes from clients.", registry=registry
+        )
+        self.peer_sent = Counter(
+            "oci_mesh_peer_sent_bytes",
+            "Blob bytes sent to other nodes, by node.",
+            ["peer"],
+            registry=registry,
+        )
+        self.peer_received = Counter(
+            "oci_mesh_peer_received_bytes",
+            "Blob bytes from other nodes, by node.",
+            ["peer"],
+            registry=registry,
+        )
+        self.peer_faults = Counter(
+            "oci_mesh_peer_faults",
+            "What went wrong with other nodes: unreachable (or no valid answer), cut, corrupt.",
+            ["peer", "fault"],
+            registry=registry,
+        )
+        self.replicated = Counter(
+            "oci_mesh_pushes_replicated",
+            "Pushed manifests, by the number of nodes that held them when acknowledged.",
+            ["copies"],
+            registry=registry,
+        )
+        self.members = Gauge(
+            "oci_mesh_members", "Nodes that seem alive, this one counted.", registry=registry
+        )
+        self.names = Gauge(
+            "oci_mesh_names", "Tags that all nodes share, deletions too.", registry=registry
+        )
+        self.blobs = Gauge("oci_mesh_store_blobs", "Blobs on this node.", registry=registry)
+        self.blob_bytes = Gauge("oci_mesh_store_bytes", "Their bytes.", registry=registry)
+        self.uploads = Gauge("oci_mesh_store_uploads", "Unfinished uploads.", registry=registry)
+
+    def count_request(self, endpoint: str, method: str, status: int) -> None:
+        """Count an answered request. A method that no endpoint takes is `other`: clients must not
+        be able to make up time series.
+        """
+        key = endpoint, method if method in _METHODS else "other", status
+        counter = self._requests_by_key.get(key)
+        if counter is None:
+            counter = self._requests_by_key[key] = self.requests.labels(*key)
+        counter.inc()
+
+    def render(self) -> bytes:
+        """The text exposition format, as `CONTENT_TYPE` says."""
+        return generate_latest(self._registry)

@@ -1,0 +1,1 @@
+"""HTTP in, from clients: the distribution API over a store and a source."""

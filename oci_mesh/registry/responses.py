@@ -1,0 +1,124 @@
+"""Responses: JSON, manifests and blobs, with the headers that clients check.
+
+A blob goes out with sendfile where there is a file and no TLS: the bytes then never enter this
+process. Over TLS asyncio's sendfile would read 16 KiB at a time, each through a thread, so there
+large writes are used. Nothing is ever compressed on the way: a digest is over these very bytes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final
+
+import msgspec
+from aiohttp import web
+
+from oci_mesh.errors import OciError, OciMeshError, StoreCorrupt
+from oci_mesh.spec import media_types
+from oci_mesh.spec.byte_range import ByteRange, parse_range
+from oci_mesh.store.base import Blob
+
+_log = logging.getLogger(__name__)
+
+Sent = Callable[[web.BaseRequest, int], None]
+"""Told how many bytes of a blob went out with which request."""
+
+# Sent by one call: a client that keeps up would otherwise hold the event loop for the whole blob
+# (measured: 100 ms at 16 such clients). Below 4 MiB throughput suffers.
+SLICE_BYTES: Final = 4 * 1024 * 1024
+
+# Content under a digest never changes.
+_IMMUTABLE: Final = "public, max-age=31536000, immutable"
+
+
+def empty(status: int, headers: dict[str, str]) -> web.Response:
+    """A response without a body."""
+    return web.Response(status=status, headers=headers)
+
+
+def json(document: Any, *, status: int = 200, **headers: str) -> web.Response:
+    """A JSON document."""
+    return raw(msgspec.json.encode(document), media_types.JSON, status=status, headers=headers)
+
+
+def raw(
+    body: bytes, media_type: str, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """Bytes under a media type, which is sent as it is: no charset is added."""
+    return web.Response(
+        body=body, status=status, headers={**(headers or {}), "Content-Type": media_type}
+    )
+
+
+def error(problem: OciError) -> web.Response:
+    """An error in the OCI form."""
+    return raw(
+        problem.body(), media_types.JSON, status=problem.status, headers=dict(problem.headers)
+    )
+
+
+def content_headers(digest: object) -> dict[str, str]:
+    """What is sent with content, whether or not its bytes follow."""
+    return {
+        "Docker-Content-Digest": str(digest),
+        "ETag": f'"{digest}"',
+        "Accept-Ranges": "bytes",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def is_current(request: web.BaseRequest, digest: object) -> bool:
+    """Whether the client has this content already (RFC 9110 §13.1.2, If-None-Match)."""
+    held = request.headers.get("If-None-Match")
+    return held is not None and f'"{digest}"' in (tag.strip() for tag in held.split(","))
+
+
+def blob_headers(digest: object) -> dict[str, str]:
+    """The headers of a blob."""
+    return {
+        **content_headers(digest),
+        "Content-Type": media_types.OCTET_STREAM,
+        "Cache-Control": _IMMUTABLE,
+    }
+
+
+async def send_blob(request: web.BaseRequest, blob: Blob, sent: Sent) -> web.StreamResponse:
+    """Send a blob, or the part of it that is asked for.
+
+    If its bytes cannot be had after the headers went out, the connection is cut: clients then
+    resume or go elsewhere, while a body that ends as if it were whole would fail their pull.
+    """
+    part = parse_range(request.headers.get("Range"), blob.size)
+    wanted = part or ByteRange(0, blob.size)
+    response = web.StreamResponse(
+        status=200 if part is None else 206, headers=blob_headers(blob.digest)
+    )
+    if part is not None:
+        response.headers["Content-Range"] = part.content_range(blob.size)
+    response.content_length = wanted.length
+    await response.prepare(request)
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("client went away")
+    try:
+        if blob.file is not None and transport.get_extra_info("sslcontext") is None:
+            await _send_file(transport, blob.file, wanted)
+        else:
+            async for chunk in blob.chunks(wanted.start, wanted.stop):
+                await response.write(chunk)
+    except OciMeshError as problem:
+        _log.warning("cut the response for %s: %s", blob.digest, problem)
+        transport.abort()
+        raise ConnectionResetError("content could not be completed") from problem
+    await response.write_eof()
+    sent(request, wanted.length)
+    return response
+
+
+async def _send_file(transport: asyncio.Transport, file: BinaryIO, part: ByteRange) -> None:
+    loop = asyncio.get_running_loop()
+    for start in range(part.start, part.stop, SLICE_BYTES):
+        length = min(SLICE_BYTES, part.stop - start)
+        sent = await loop.sendfile(transport, file, start, length, fallback=False)
+        if sent != length:
+            raise StoreCorrupt(f"the file ends at {start + sent} instead of {part.stop} or later")
