@@ -1,0 +1,96 @@
+"""What a node answers other nodes: gossip, requests to hold copies, and content that it has itself.
+
+Content is served by `content`, which looks only at this node's store: a request between nodes never
+makes a third one work, so there are no loops.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import ClientError, web
+
+from oci_mesh.errors import OciMeshError, PeerError
+from oci_mesh.mesh import wire
+from oci_mesh.mesh.client import STALL_S
+from oci_mesh.mesh.gossip import Gossip
+from oci_mesh.mesh.replication import Replication
+from oci_mesh.spec.digest import Digest
+from oci_mesh.spec.reference import parse_repository
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+# How often the asking node hears that work goes on: well within what it takes for a stall.
+_ALIVE_S: Final = STALL_S / 4
+
+
+class PeerServer:
+    """The handler of the mesh listener."""
+
+    def __init__(self, gossip: Gossip, replication: Replication, content: Handler) -> None:
+        self._gossip = gossip
+        self._replication = replication
+        self._content = content
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        handlers = {
+            wire.EXCHANGE_PATH: self._exchange,
+            wire.REPLICATE_PATH: self._replicate,
+        }
+        handler = handlers.get(request.path)
+        if handler is None:
+            return await self._content(request)
+        if request.method != "POST":
+            return web.Response(status=405, headers={"Allow": "POST"})
+        try:
+            return await handler(request)
+        except OciMeshError as error:
+            _log.warning("%s from %s: %s", request.path, request.remote, error)
+            return web.Response(status=400, text=str(error))
+
+    async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
+        message = wire.decode(await _body(request), wire.Exchange)
+        reply = await self._gossip.answer(message, request.remote or "")
+        return web.Response(body=wire.encode(reply), content_type="application/json")
+
+    async def _replicate(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Lines of `working` until the last one: `held`, or why not."""
+        asked = wire.decode(await _body(request), wire.Replicate)
+        self._gossip.meet(asked.sender, request.remote or "")
+        repository, digest = parse_repository(asked.repository), Digest.parse(asked.digest)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(self._hold(repository, digest))
+            while not work.done():
+                await response.write(b"working\n")
+                await asyncio.wait([work], timeout=_ALIVE_S)
+        await response.write(work.result())
+        await response.write_eof()
+        return response
+
+    async def _hold(self, repository: str, digest: Digest) -> bytes:
+        try:
+            await self._replication.hold(repository, digest)
+        except OciMeshError as error:
+            return f"{error}\n".encode()
+        return b"held\n"
+
+
+async def _body(request: web.BaseRequest) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(STALL_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > wire.MAX_MESSAGE_BYTES:
+                    raise PeerError(f"a message of more than {wire.MAX_MESSAGE_BYTES} bytes")
+    except TimeoutError:
+        raise PeerError("the message did not come to its end") from None
+    except ClientError as error:
+        raise PeerError(f"the message was cut: {error}") from None
+    return bytes(body)

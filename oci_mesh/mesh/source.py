@@ -1,0 +1,137 @@
+"""The mesh as a source: content of other nodes, fetched into this node's store and verified there.
+
+Nothing reaches a client before the digest of the whole was verified. How one blob is fetched is in
+`fetch`, where pieces from many nodes will come in.
+"""
+
+import msgspec
+
+from oci_mesh.errors import BlobUnknown, DigestInvalid, ManifestUnknown, OciError, PeerError
+from oci_mesh.members.table import Member
+from oci_mesh.mesh.client import PeerClient
+from oci_mesh.mesh.fetch import Fetch
+from oci_mesh.mesh.gossip import Gossip
+from oci_mesh.mesh.peers import Peers
+from oci_mesh.metrics import Metrics
+from oci_mesh.sources import SingleFlight
+from oci_mesh.spec.digest import Digest
+from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
+from oci_mesh.store.base import Blob, Store
+from oci_mesh.tasks import Background
+
+
+class MeshSource:
+    """What other nodes have. Everything fetched is kept in `store`, as cache."""
+
+    def __init__(
+        self,
+        store: Store,
+        gossip: Gossip,
+        client: PeerClient,
+        metrics: Metrics,
+        background: Background,
+    ) -> None:
+        self._store = store
+        self._gossip = gossip
+        self._client = client
+        self._metrics = metrics
+        self._background = background
+        self._peers = Peers(gossip, client, metrics)
+        self._blobs: dict[tuple[str, Digest], Fetch] = {}
+        self._manifests: SingleFlight[tuple[str, Digest], Manifest] = SingleFlight(background)
+
+    async def stat(self, repository: str, digest: Digest) -> int:
+        """The size of a blob, as some node that has it says."""
+        unknown = BlobUnknown(f"no node has {digest} in {repository}")
+        if self._gossip.is_deleted(repository, str(digest)):
+            raise unknown
+        found = await self._peers.holders(digest, f"/v2/{repository}/blobs/{digest}", ())
+        if not found:
+            raise unknown
+        return found[0][1]
+
+    async def blob(self, repository: str, digest: Digest) -> Blob:
+        """A blob that some node has; fetched once, however many ask for it."""
+        if self._gossip.is_deleted(repository, str(digest)):
+            raise BlobUnknown(f"{digest} was deleted from {repository}")
+        key = repository, digest
+        fetch = self._blobs.get(key)
+        if fetch is None:
+            # Known before anything is awaited, so no two fetches of one blob can begin.
+            fetch = self._blobs[key] = Fetch(
+                self._store, self._peers, self._client, self._metrics, repository, digest
+            )
+            self._background.spawn(self._receive(fetch))
+        return await fetch.opened()
+
+    async def manifest(self, repository: str, digest: Digest) -> Manifest:
+        """A manifest that some node has."""
+        return await self._manifests.run(
+            (repository, digest), lambda: self._fetch_manifest(repository, digest)
+        )
+
+    async def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
+        """What all nodes know to refer to `subject`, less what was deleted."""
+        path = f"/v2/{repository}/referrers/{subject}"
+
+        async def ask(member: Member) -> list[Descriptor]:
+            fetched = await self._client.fetch(member.address, path)
+            return [] if fetched is None else _parse_referrers(fetched[0])
+
+        answers = await self._peers.ask(self._peers.candidates(subject), ask)
+        found = {d.digest: d for _, answer in answers for d in answer}
+        return [d for d in found.values() if not self._gossip.is_deleted(repository, d.digest)]
+
+    async def _receive(self, fetch: Fetch) -> None:
+        try:
+            await fetch.run()
+        finally:
+            del self._blobs[fetch.repository, fetch.digest]
+
+    async def _fetch_manifest(self, repository: str, digest: Digest) -> Manifest:
+        unknown = ManifestUnknown(f"no node has {digest} in {repository}, or can give it")
+        if self._gossip.is_deleted(repository, str(digest)):
+            raise unknown
+        path = f"/v2/{repository}/manifests/{digest}"
+        failed: set[str] = set()
+        while found := await self._peers.holders(digest, path, failed):
+            for member, _ in found:
+                manifest = await self._take_manifest(member, digest, path)
+                if manifest is not None:
+                    await self._store.put_manifest(repository, manifest)
+                    return manifest
+                failed.add(member.id)
+        raise unknown
+
+    async def _take_manifest(self, member: Member, digest: Digest, path: str) -> Manifest | None:
+        """What `member` has, verified; or None, and it gets the blame."""
+        try:
+            fetched = await self._client.fetch(member.address, path)
+            if fetched is None:
+                raise PeerError(f"{digest} is no longer there")
+            content, media_type = fetched
+            if not digest.matches(content):
+                raise DigestInvalid(f"other bytes than {digest}")
+            return parse_manifest(content, media_type, digest.algorithm)
+        except PeerError as error:
+            self._peers.blame(member, "cut", error)
+        except OciError as error:
+            self._peers.blame(member, "corrupt", error)
+        return None
+
+
+class _Index(msgspec.Struct):
+    """A referrers list."""
+
+    manifests: list[Descriptor]
+
+
+def _parse_referrers(document: bytes) -> list[Descriptor]:
+    """Raises `PeerError` for what is no list of descriptors."""
+    try:
+        found = msgspec.json.decode(document, type=_Index).manifests
+        for descriptor in found:
+            descriptor.checked_digest  # noqa: B018 -- it raises
+    except (ValueError, RecursionError, OciError) as error:
+        raise PeerError(f"not a list of referrers: {str(error)[:200]}") from None
+    return found

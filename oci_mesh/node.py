@@ -1,0 +1,207 @@
+"""A node: store, mesh and registry, composed and running.
+
+Start order: the store, the listeners (their ports are known then), the mesh. Until the mesh is met,
+or found to be unreachable, requests are answered 503. Stop order is the reverse: clients' requests
+are finished first, while the mesh still serves them.
+"""
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+from aiohttp import web
+
+from oci_mesh import metrics as metrics_module
+from oci_mesh.config import NodeConfig, split_address
+from oci_mesh.errors import ConfigError, Unavailable
+from oci_mesh.members import table
+from oci_mesh.members.clock import HybridClock
+from oci_mesh.members.table import Member
+from oci_mesh.mesh.client import PeerClient
+from oci_mesh.mesh.gossip import Gossip
+from oci_mesh.mesh.identity import load_node_id
+from oci_mesh.mesh.publisher import MeshPublisher
+from oci_mesh.mesh.replication import Replication
+from oci_mesh.mesh.server import PeerServer
+from oci_mesh.mesh.source import MeshSource
+from oci_mesh.mesh.wire import NODE_HEADER
+from oci_mesh.metrics import Metrics
+from oci_mesh.registry import responses
+from oci_mesh.registry.api import Registry
+from oci_mesh.registry.manifests import Sparse
+from oci_mesh.registry.server import Handler, RegistryServer
+from oci_mesh.sources import Chain
+from oci_mesh.store.base import Store
+from oci_mesh.store.disk import DiskStore
+from oci_mesh.tasks import Background
+
+_log = logging.getLogger(__name__)
+
+# How often abandoned uploads are looked for: some hundred times within the default expiry.
+SWEEP_S: Final = 300.0
+
+# The sweep must not be later than a short expiry makes one expect.
+_SWEEPS_PER_EXPIRY: Final = 4
+
+# Other nodes need no patience on shutdown: where a transfer breaks off, they go on elsewhere.
+PEER_DRAIN_S: Final = 1.0
+
+
+class Node:
+    """`async with Node(NodeConfig(root=...)) as node:` runs one until the block ends.
+
+    Raises `ConfigError` for addresses that cannot be listened on, `StoreLocked` if another
+    process has the root open, `StoreCorrupt` if it cannot be read. Should a part of the node fail
+    for good, the block is cancelled and the failure raised.
+    """
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.store: Store
+        self.source: Chain
+        self._stack = AsyncExitStack()
+        self._registry: Handler = _starting
+        self._peers: Handler = _starting
+        self._gossip: Gossip | None = None
+        self._server: RegistryServer
+        self._mesh_server: RegistryServer
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the registry: `http://host:port`."""
+        return self._server.url
+
+    @property
+    def mesh_address(self) -> str:
+        """Where other nodes reach this one: what they are given to `join`."""
+        return self._me.address
+
+    @property
+    def id(self) -> str:
+        """This node's name in the mesh."""
+        return self._me.id
+
+    def members(self) -> list[Member]:
+        """The other nodes that seem alive."""
+        assert self._gossip is not None, "not running"
+        return self._gossip.live()
+
+    @property
+    def _me(self) -> Member:
+        assert self._gossip is not None, "not running"
+        return self._gossip.table.me
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config = self.config
+        self.store = await stack.enter_async_context(await DiskStore.open(config.root))
+        client = PeerClient(node_id := load_node_id(config.root, config.name))
+        await stack.enter_async_context(client)
+        background = await stack.enter_async_context(Background())
+        host, port = split_address(config.mesh_listen)
+        self._mesh_server = await stack.enter_async_context(
+            RegistryServer(self._handle_peer, host, port, drain_s=min(config.drain, PEER_DRAIN_S))
+        )
+        host, port = split_address(config.listen)
+        pages = {"/healthz": _healthy, "/readyz": self._ready, "/metrics": self._show_metrics}
+        self._server = await stack.enter_async_context(
+            RegistryServer(self._handle_client, host, port, pages=pages, drain_s=config.drain)
+        )
+        gossip = self._compose(client, background, node_id)
+        await gossip.start()
+        stack.push_async_callback(gossip.leave)
+        background.spawn(gossip.run())
+        background.spawn(self._sweep())
+        self._gossip = gossip
+
+    def _compose(self, client: PeerClient, background: Background, node_id: str) -> Gossip:
+        """Make the parts and hand each what it needs: the only place that knows them all."""
+        config, metrics, store = self.config, self.metrics, self.store
+        host, port = self._mesh_server.address
+        me = Member(
+            id=node_id,
+            address=config.advertise or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
+            zone=config.zone,
+            incarnation=time.time_ns() // 1_000_000,
+            registry=self._server.url,
+        )
+        try:
+            table.validate(me)
+        except ValueError as error:  # the other nodes would refuse it without a word
+            raise ConfigError(f"no node of a mesh can be like this: {error}") from None
+        clock = HybridClock(node_id)
+        gossip = Gossip(me, clock, store, client, config.join)
+        mesh = MeshSource(store, gossip, client, metrics, background)
+        self.source = Chain([store, mesh])
+        replication = Replication(gossip, client, self.source, config.copies)
+        publisher = MeshPublisher(clock, gossip, replication)
+        self._registry = Registry(
+            store, self.source, publisher, metrics, sparse=Sparse(config.sparse)
+        ).handle
+        own = Registry(store, store, publisher, metrics, read_only=True, sent=self._sent_to_peer)
+        self._peers = PeerServer(gossip, replication, own.handle).handle
+        return gossip
+
+    def _sent_to_peer(self, request: web.BaseRequest, size: int) -> None:
+        peer = request.headers.get(NODE_HEADER, "")
+        known = self._gossip is not None and any(m.id == peer for m in self._gossip.live())
+        self.metrics.peer_sent.labels(peer if known else "unknown").inc(size)
+
+    async def _sweep(self) -> None:
+        expiry = self.config.upload_expiry
+        while True:
+            await asyncio.sleep(min(SWEEP_S, expiry / _SWEEPS_PER_EXPIRY))
+            dropped = await self.store.expire_uploads(expiry)
+            if dropped:
+                _log.info("dropped %d uploads that nobody continued for %.0f s", dropped, expiry)
+
+    # -- what is behind the listeners
+
+    async def _handle_client(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._gossip is None:  # until then the clock may be behind stamps in the store
+            return await _starting(request)
+        return await self._registry(request)
+
+    async def _handle_peer(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._peers(request)
+
+    async def _ready(self, request: web.BaseRequest) -> web.StreamResponse:
+        """200 once requests are answered: /healthz says it lives, this that it works."""
+        if self._gossip is None:
+            return await _starting(request)
+        return responses.json({"node": self.id, "members": len(self.members()) + 1})
+
+    async def _show_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
+        metrics, usage = self.metrics, await self.store.usage()
+        metrics.blobs.set(usage.blobs)
+        metrics.blob_bytes.set(usage.bytes)
+        metrics.uploads.set(usage.uploads)
+        if self._gossip is not None:
+            metrics.members.set(len(self.members()) + 1)
+            metrics.names.set(len(self._gossip.register))
+        return responses.raw(metrics.render(), metrics_module.CONTENT_TYPE)
+
+
+async def _healthy(request: web.BaseRequest) -> web.StreamResponse:
+    return responses.json({"status": "ok"})
+
+
+async def _starting(request: web.BaseRequest) -> web.StreamResponse:
+    return responses.error(Unavailable("this node is starting", headers={"Retry-After": "1"}))

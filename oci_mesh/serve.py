@@ -1,0 +1,131 @@
+"""`python -m oci_mesh.serve`: a node as a process, until SIGTERM or SIGINT.
+
+Settings come from arguments, then `OCI_MESH_…` variables, then the TOML file of `--config`, whose
+keys are the options' names (`mesh-listen = "..."`, `join = [...]`). No logic but this lives here.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+import click
+
+from oci_mesh import logs
+from oci_mesh.config import SPARSE_POLICIES, NodeConfig
+from oci_mesh.errors import OciMeshError
+from oci_mesh.node import Node
+
+_log = logging.getLogger("oci_mesh.serve")
+
+
+def _setting(name: str, **extra: Any) -> Callable[[Any], Any]:
+    """An option for a field of `NodeConfig`, with its default and its help."""
+    spec = NodeConfig.__dataclass_fields__[name]
+    if spec.default is not MISSING and not extra.get("multiple"):
+        extra["default"] = spec.default
+    return click.option(f"--{name.replace('_', '-')}", help=spec.metadata["help"], **extra)
+
+
+def _load_config(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    """Make the file's keys the defaults, which arguments and environment override."""
+    if path is None:
+        return None
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from None
+    options = {p.name: p for p in context.command.params if p.name != "config"}
+    unknown = sorted(key for key in settings if key.replace("-", "_") not in options)
+    if unknown:
+        raise click.BadParameter(f"{path}: unknown keys: {', '.join(unknown)}")
+    context.default_map = {
+        (name := key.replace("-", "_")): _as_typed(f"{path}: {key}", value, options[name])
+        for key, value in settings.items()
+    }
+    return path
+
+
+def _as_typed(key: str, value: Any, option: click.Parameter) -> str | list[str]:
+    """A value of the file in the form of an argument, to be judged as one."""
+    many = isinstance(option, click.Option) and option.multiple
+    if isinstance(value, dict) or isinstance(value, list) != many:
+        raise click.BadParameter(f"{key} takes {'a list of values' if many else 'one value'}")
+    return [str(each) for each in value] if many else str(value)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "OCI_MESH", "show_default": True})
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_load_config,
+    is_eager=True,
+    help="A TOML file with any of these settings.",
+)
+@_setting("root", type=click.Path(path_type=Path), required=True)
+@_setting("listen", metavar="HOST:PORT")
+@_setting("mesh_listen", metavar="HOST:PORT")
+@_setting("join", metavar="HOST:PORT", multiple=True)
+@_setting("name")
+@_setting("advertise", metavar="HOST:PORT")
+@_setting("zone")
+@_setting("sparse", type=click.Choice(SPARSE_POLICIES))
+@_setting("copies", type=click.IntRange(min=1))
+@_setting("upload_expiry", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
+@_setting("drain", type=click.FloatRange(min=0), metavar="SECONDS")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    help="What is logged to standard error.",
+)
+@click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", help="How.")
+@click.pass_context
+def main(context: click.Context, /, log_level: str, log_format: str, **settings: Any) -> None:
+    """Run a node of a mesh: a complete OCI registry that shares content with the other nodes.
+
+    Every option is also a variable (--mesh-listen: OCI_MESH_MESH_LISTEN) and a key of the file
+    given by --config (mesh-listen); an argument wins over a variable, that over the file.
+    """
+    settings.pop("config")
+    logs.configure(log_level, log_format)
+    try:
+        config = NodeConfig(**settings)
+        for name, text in config.shown().items():
+            source = context.get_parameter_source(name)
+            print(f"{name.replace('_', '-')} = {text}  ({_origin(source)})")
+        asyncio.run(_serve(config))
+    except OciMeshError as error:
+        print(f"oci-mesh: cannot serve: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _origin(source: click.core.ParameterSource | None) -> str:
+    names = {"COMMANDLINE": "argument", "ENVIRONMENT": "environment", "DEFAULT_MAP": "config file"}
+    return names.get(source.name if source is not None else "", "default")
+
+
+async def _serve(config: NodeConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Node(config) as node:
+        others = ", ".join(sorted(member.id for member in node.members())) or "nobody else yet"
+        print(
+            f"oci-mesh ready: registry {node.url} mesh {node.mesh_address} "
+            f"node {node.id} with {others}",
+            flush=True,
+        )
+        await stop.wait()
+        _log.info("stopping: finishing requests under way, for %.0f s at most", config.drain)
+    _log.info("stopped")
+
+
+if __name__ == "__main__":
+    main()
