@@ -1,0 +1,35 @@
+"""How the CLI says that something did not work: what happened, to what, and what to do next.
+
+Not here: wrong usage, which is click's (exit code 2), and our own faults (`AssertionError`).
+"""
+
+from typing import Final
+
+from oci_mesh.errors import OciMeshError
+
+# Names and texts in errors come from archives and registries; a line of them is enough.
+MAX_SHOWN: Final = 120
+
+
+class Failure(OciMeshError):
+    """An operation that failed for a reason outside of this program; exit code 1.
+
+    `hint` is the next step for the person who reads it; empty if there is none to offer.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def shown(text: str) -> str:
+    """Foreign text, fit for one line of a terminal: escaped (no control codes) and cut."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= MAX_SHOWN else quoted[:MAX_SHOWN] + "…"
+
+
+def first_failure(group: BaseExceptionGroup) -> BaseException:
+    """The first single error of what a task group raised: the others followed from it."""
+    first = group.exceptions[0]
+    return first_failure(first) if isinstance(first, BaseExceptionGroup) else first

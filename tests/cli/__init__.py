@@ -1,0 +1,1 @@
+"""The command line, alone and against a node in this process."""
