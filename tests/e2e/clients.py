@@ -1,0 +1,40 @@
+"""skopeo, podman and buildah with nothing of the machine's: its folders are covered by our own."""
+
+from pathlib import Path
+
+from tests.e2e import command
+
+# In a mount namespace of the command's own, so that it leaves neither mounts nor files behind.
+_BIND = 'for d in $FOLDERS; do mkdir -p "/$d" "$0/$d" && mount --bind "$0/$d" "/$d" || exit; done'
+_ENVIRONMENT = {
+    "FOLDERS": "etc/containers var/lib/containers run dev/shm",
+    "STORAGE_DRIVER": "vfs",  # asks nothing of the file system that the tests run on
+}
+
+
+class Clients:
+    """The three clients built on containers/image, their whole state below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Configure them: accept unsigned images, search no registry."""
+        self._directory = directory
+        etc = directory / "etc" / "containers"
+        etc.mkdir(parents=True)
+        (etc / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        (etc / "registries.conf").write_text("unqualified-search-registries = []\n")
+
+    def skopeo(self, *words: str) -> str:
+        """`skopeo WORDS`; its standard output."""
+        return self._run("skopeo", *words)
+
+    def podman(self, *words: str) -> str:
+        """`podman WORDS`; its standard output."""
+        return self._run("podman", *words)
+
+    def buildah(self, *words: str) -> str:
+        """`buildah WORDS`; its standard output."""
+        return self._run("buildah", *words)
+
+    def _run(self, *argv: str) -> str:
+        inside: tuple[str | Path, ...] = ("sh", "-c", f'{_BIND}; exec "$@"', self._directory, *argv)
+        return command.run("unshare", "--mount", *inside, env=_ENVIRONMENT).stdout.decode()
