@@ -19,9 +19,6 @@ from oci_mesh.spec.reference import DEFAULT_DOMAIN, Reference, parse_reference
 
 DEFAULT_REGISTRY: Final = "http://127.0.0.1:5000"
 
-# Docker Hub's name is not the name of its registry.
-_DOCKER_HUB: Final = "registry-1.docker.io"
-
 # A host that no registry URL can be mistaken for: makes the grammar take any path as written.
 _ANY_HOST: Final = "localhost/"
 
@@ -58,13 +55,17 @@ def resolve(text: str, registry: str = DEFAULT_REGISTRY, plain_http: bool | None
 
     `plain_http` None means: http for loopback hosts, else TLS. A scheme in `registry` counts
     unless `plain_http` says otherwise. Raises `NameInvalid`, `TagInvalid`, `DigestInvalid`, or
-    `ConfigError` if `registry` is not the URL of a registry.
+    `ConfigError` if `registry` is not the URL of a registry, or needs credentials.
     """
     if names_host(text):
         reference = parse_reference(text)
-        host = _DOCKER_HUB if reference.domain == DEFAULT_DOMAIN else reference.domain
+        if reference.domain == DEFAULT_DOMAIN:
+            raise ConfigError(
+                f"{text}: {DEFAULT_DOMAIN} takes no anonymous requests, and this command has no "
+                "credentials: name a node, or a registry that takes them"
+            )
         name = f"{reference.domain}/{reference.repository}"
-        return _target(_url(None, host, plain_http), name, reference)
+        return _target(_url(None, reference.domain, plain_http), name, reference)
     reference = parse_reference(_ANY_HOST + text)
     scheme, host = _split_url(registry)
     return _target(_url(scheme, host, plain_http), reference.repository, reference)

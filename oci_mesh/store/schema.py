@@ -89,9 +89,13 @@ def _open(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=_LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

@@ -14,10 +14,12 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from oci_mesh.store.files import Files
 from oci_mesh.store.layout import is_upload_name
@@ -139,6 +141,15 @@ class PowerFiles(Files):
         path.unlink(missing_ok=True)
         if change.had is not None:
             path.write_bytes(change.had)
+
+
+@contextmanager
+def quick_directory() -> Iterator[Path]:
+    """A directory in memory, if there is such a thing: these tests cut the power by themselves."""
+    memory = Path("/dev/shm")
+    place = memory if os.access(memory, os.W_OK) else None
+    with TemporaryDirectory(prefix="oci-mesh-test-", dir=place) as name:
+        yield Path(name)
 
 
 def unowned(root: Path) -> set[str]:

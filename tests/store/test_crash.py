@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.memory import MemoryStore
 from tests.store.content import image, push_blob, read_blob, stamp
-from tests.store.power import PowerFiles, unowned
+from tests.store.power import PowerFiles, quick_directory, unowned
 
 A, B = "team/a", "team/b"
 ONE, TWO = b"one" * 1000, b"two" * 2000
@@ -130,14 +130,21 @@ class Cuts:
             return await look(store)
 
 
-async def cut_everywhere(tmp_path: Path, files: type[PowerFiles]) -> Cuts:
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """See `quick_directory`."""
+    with quick_directory() as path:
+        yield path
+
+
+async def cut_everywhere(scratch: Path, files: type[PowerFiles]) -> Cuts:
     """Do all operations; before each, find out what it does on a store in memory."""
     model = MemoryStore()
     cuts = Cuts([await look(model)])
-    root = tmp_path / "root"
+    root = scratch / "root"
     async with await DiskStore.open(root) as store:
         pass  # the directories themselves
-    watched = files(root, tmp_path, cuts.picture)
+    watched = files(root, scratch, cuts.picture)
     store = await DiskStore.open(root, watched)
     for operation in OPERATIONS:
         before = await look(model)
@@ -150,9 +157,9 @@ async def cut_everywhere(tmp_path: Path, files: type[PowerFiles]) -> Cuts:
     return cuts
 
 
-async def test_power_cut_at_every_step(tmp_path: Path) -> None:
+async def test_power_cut_at_every_step(quick_path: Path) -> None:
     """Whatever the file system lost, it is as before the operation or as after it."""
-    cuts = await cut_everywhere(tmp_path, PowerFiles)
+    cuts = await cut_everywhere(quick_path, PowerFiles)
     assert cuts.wrong == []
     assert cuts.seen > 4 * 4 * len(OPERATIONS)
 
@@ -185,9 +192,9 @@ class CommitTooEarly(PowerFiles):
 
 
 @pytest.mark.parametrize("files", [WithoutFileSync, WithoutDirectorySync, CommitTooEarly])
-async def test_the_pictures_show_a_missing_step(tmp_path: Path, files: type[PowerFiles]) -> None:
+async def test_the_pictures_show_a_missing_step(quick_path: Path, files: type[PowerFiles]) -> None:
     """The test above can fail: it does for each step that is left out or comes too late."""
-    assert (await cut_everywhere(tmp_path, files)).wrong
+    assert (await cut_everywhere(quick_path, files)).wrong
 
 
 # -- kill -9

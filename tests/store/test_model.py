@@ -9,9 +9,7 @@ of what each repository has, and one of records.
 # ruff: noqa: D102 -- the names are sentences
 
 import asyncio
-import shutil
-import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.memory import MemoryStore
 from tests.store.content import image, push_blob, read_blob, stamp
-from tests.store.power import PowerFiles, unowned
+from tests.store.power import PowerFiles, quick_directory, unowned
 
 REPOSITORIES = ["a", "a/b", "c"]
 TAGS = ["v1", "v2", "latest"]
@@ -302,7 +300,8 @@ class DiskMachine(StoreMachine):
     """The store on disk, which may also be closed and opened again, or lose its power."""
 
     def __init__(self) -> None:
-        self.scratch = Path(tempfile.mkdtemp(prefix="oci-mesh-test-"))
+        self.cleanup = ExitStack()
+        self.scratch = self.cleanup.enter_context(quick_directory())
         self.root = self.scratch / "root"
         self.pictures: list[object] = []
         super().__init__()
@@ -314,7 +313,7 @@ class DiskMachine(StoreMachine):
 
     def teardown(self) -> None:
         super().teardown()
-        shutil.rmtree(self.scratch)
+        self.cleanup.close()
 
     def state(self) -> object:
         """All that the model has."""
@@ -369,4 +368,4 @@ class DiskMachine(StoreMachine):
 TestMemoryModel = MemoryMachine.TestCase
 TestDiskModel = DiskMachine.TestCase
 TestMemoryModel.settings = settings(stateful_step_count=30)
-TestDiskModel.settings = settings(stateful_step_count=15)  # each waits for the disk
+TestDiskModel.settings = settings(stateful_step_count=20)  # each opens a store or two
