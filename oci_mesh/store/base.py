@@ -34,7 +34,25 @@ class Usage(NamedTuple):
     uploads: int
 
 
-class Blob(ABC):
+class _Closing(ABC):
+    """Closed when its `async with` block ends."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class Blob(_Closing):
     """An open blob: bytes that were verified, readable from any offset. Close it after use."""
 
     digest: Digest
@@ -57,17 +75,6 @@ class Blob(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Let go of it. May be called twice."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
 
 class Upload(ABC):
@@ -98,7 +105,7 @@ class Upload(ABC):
         """
 
 
-class Store(ABC):
+class Store(_Closing):
     """See the module. Raises `OciError`s; `BlobUnknown`, `ManifestUnknown` and `NameUnknown` for
     what is not there. A `Store` is a `Source` (`oci_mesh.sources`): the first one of every chain.
     """

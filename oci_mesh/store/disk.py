@@ -17,7 +17,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from oci_mesh.errors import BlobUnknown, ManifestInvalid, ManifestUnknown, StoreError
@@ -101,17 +100,6 @@ class DiskStore(Store):
                 return cls(layout, files, opened)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the store at {root}: {error}") from error
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """As `Store.close`."""

@@ -9,8 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from oci_mesh.errors import (
     BlobUnknown,
@@ -103,17 +102,6 @@ class MemoryStore(Store):
         self.sessions = Sessions()
         self.drafts: dict[str, bytearray] = {}
         self.written_s: dict[str, float] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """As `Store.close`."""
