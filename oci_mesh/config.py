@@ -72,7 +72,7 @@ class NodeConfig:
         },
     )
     drain: float = field(
-        default=30.0,
+        default=25.0,
         metadata={
             "help": "Seconds that requests under way get on shutdown. Kubernetes kills after 30."
         },

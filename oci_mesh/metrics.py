@@ -21,11 +21,11 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "oci_mesh_requests",
-            "Requests of clients, by endpoint, method and status.",
-            ["endpoint", "method", "status"],
+            "Requests answered, of clients and of other nodes.",
+            ["listener", "endpoint", "method", "status"],
             registry=registry,
         )
-        self._requests_by_key: dict[tuple[str, str, int], Counter] = {}
+        self._requests_by_key: dict[tuple[str, str, str, int], Counter] = {}
         self.client_sent = Counter(
             "oci_mesh_client_sent_bytes", "Blob bytes sent to clients.", registry=registry
         )
@@ -66,11 +66,11 @@ class Metrics:
         self.blob_bytes = Gauge("oci_mesh_store_bytes", "Their bytes.", registry=registry)
         self.uploads = Gauge("oci_mesh_store_uploads", "Unfinished uploads.", registry=registry)
 
-    def count_request(self, endpoint: str, method: str, status: int) -> None:
+    def count_request(self, listener: str, endpoint: str, method: str, status: int) -> None:
         """Count an answered request. A method that no endpoint takes is `other`: clients must not
         be able to make up time series.
         """
-        key = endpoint, method if method in _METHODS else "other", status
+        key = listener, endpoint, method if method in _METHODS else "other", status
         counter = self._requests_by_key.get(key)
         if counter is None:
             counter = self._requests_by_key[key] = self.requests.labels(*key)

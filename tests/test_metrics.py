@@ -33,7 +33,7 @@ def test_clients_cannot_make_up_time_series() -> None:
     """A thousand invented methods are one label."""
     metrics = Metrics()
     for number in range(1000):
-        metrics.count_request("unknown", f"METHOD{number}", 405)
+        metrics.count_request("client", "unknown", f"METHOD{number}", 405)
     families = {f.name: f for f in text_string_to_metric_families(metrics.render().decode())}
     counted = [s for s in families["oci_mesh_requests"].samples if s.name.endswith("_total")]
     assert [(s.labels["method"], s.value) for s in counted] == [("other", 1000.0)]

@@ -85,7 +85,8 @@ class Registry:
         except OciMeshError as problem:
             _log.error("%s %s: %s", request.method, request.path, problem)
             response = self._refuse(request, Unavailable(str(problem)))
-        self._metrics.count_request(endpoint, request.method, response.status)
+        listener = "mesh" if self._read_only else "client"
+        self._metrics.count_request(listener, endpoint, request.method, response.status)
         return response
 
     def _sent_to_client(self, request: web.BaseRequest, size: int) -> None:

@@ -33,6 +33,10 @@ CLIENT_STALL_S: Final = 300
 # the client's kernel would throw the refusal away with the connection.
 LINGER_S: Final = 2.0
 
+# After the drain: for the last bytes of answers to go out, and for cut requests to notice. aiohttp
+# waits this long twice, and takes 0 for "without end".
+CUT_S: Final = 0.5
+
 # Connections waiting to be accepted: a whole cluster may start a pod at one moment.
 BACKLOG: Final = 1024
 
@@ -69,6 +73,7 @@ class _Connection(RequestHandler):
         if isinstance(exc, ConnectionError):
             raise exc  # the client went: nobody to answer, nothing that failed
         if request.writer.output_size > 0:
+            _log.error("%s %s failed half-way", request.method, request.path, exc_info=exc)
             raise ConnectionResetError("failed after the headers went out") from exc
         problem: OciError
         if status < 500:
@@ -84,6 +89,17 @@ class _Connection(RequestHandler):
 class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.ServerRunner):
+    """aiohttp's runner, which waits for `drain` once nothing new comes in."""
+
+    def __init__(self, server: web.Server, drain: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(server, shutdown_timeout=CUT_S)
+        self._drain = drain
+
+    async def shutdown(self) -> None:
+        await self._drain()
 
 
 class RegistryServer:
@@ -107,7 +123,10 @@ class RegistryServer:
         self._host = host
         self._port = port
         self._drain_s = drain_s
-        self._runner: web.ServerRunner | None = None
+        self._runner: _Runner | None = None
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -132,7 +151,7 @@ class RegistryServer:
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=self._drain_s)
+        self._runner = _Runner(server, self._drain)
         await self._runner.setup()
         try:
             site = web.TCPSite(self._runner, self._host, self._port, backlog=BACKLOG)
@@ -149,6 +168,20 @@ class RegistryServer:
         assert self._runner is not None
         await self._runner.cleanup()
 
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(self._drain_s):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("cut %d requests after %.1f s", self._under_way, self._drain_s)
+
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         page = self._pages.get(request.path)
-        return await (self._handler(request) if page is None else page(request))
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            return await (self._handler(request) if page is None else page(request))
+        finally:
+            self._under_way -= 1
+            if self._under_way == 0:
+                self._idle.set()

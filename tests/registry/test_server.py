@@ -137,6 +137,23 @@ async def test_requests_under_way_are_finished() -> None:
     assert [answer.body for answer in answers] == [b'{"finished":true}']
 
 
+async def test_requests_that_take_too_long_are_cut() -> None:
+    """With no time to drain, a server stops although a request would never end."""
+    began = asyncio.Event()
+
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        began.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with asyncio.TaskGroup() as group:
+        async with RegistryServer(handler, "127.0.0.1", 0, drain_s=0) as server:
+            asked = group.create_task(exchange(server.address, request("GET /v2/")))
+            await began.wait()
+        answers, _ = await asked
+    assert answers == []
+
+
 async def _until_refused(address: Address) -> None:
     """Until nobody listens there."""
     while True:
