@@ -29,6 +29,9 @@ EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
 Files = Mapping[str, bytes | str]
 """Path (no leading slash) -> a file's content (mode 0755), or, if a str, a link's target."""
 
+# An ELF file names its loader, if it needs one, right behind its program headers.
+_HEADERS_BYTES = 4096
+
 BUSYBOX_APPLETS = ("sh", "cat", "echo", "ls", "sha256sum", "sleep", "true")
 
 
@@ -65,13 +68,14 @@ def descriptor(media_type: str, data: bytes, **more: object) -> dict[str, Any]:
 def busybox_files() -> dict[str, bytes | str]:
     """A root file system that runs: this machine's static busybox and links to it.
 
-    Raises FileNotFoundError where no busybox is installed.
+    Raises FileNotFoundError where there is none (Debian: busybox-static).
     """
     path = shutil.which("busybox")
-    if path is None:
-        raise FileNotFoundError("busybox is not installed (Debian: busybox-static)")
+    program = Path(path).read_bytes() if path else b""
+    if not program or b"/ld-" in program[:_HEADERS_BYTES]:  # the loader of a dynamic one
+        raise FileNotFoundError("no static busybox on this machine (Debian: busybox-static)")
     files: dict[str, bytes | str] = {f"bin/{applet}": "busybox" for applet in BUSYBOX_APPLETS}
-    return {"bin/busybox": Path(path).read_bytes(), **files}
+    return {"bin/busybox": program, **files}
 
 
 def layer_tar(files: Files) -> bytes:

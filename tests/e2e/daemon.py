@@ -111,6 +111,13 @@ class Daemon:
         done = self._namespace.run(*curl) if self._namespace else command.run(*curl)
         return _parse(done.stdout)
 
+    def download(self, path: str, target: Path, rate: str) -> subprocess.Popen[bytes]:
+        """Begin a GET of `path` into `target` at `rate` bytes a second (curl's words: 10M)."""
+        curl = ["curl", "--silent", "--fail", "--limit-rate", rate, "--output", str(target)]
+        argv = [*curl, f"http://{self.registry}{path}"]
+        words = self._namespace.enter(*argv) if self._namespace else tuple(argv)
+        return command.start(*words, stdout=self._log, stderr=self._log)
+
     def status(self, path: str) -> int:
         """The status of a GET."""
         return self.request("GET", path).status

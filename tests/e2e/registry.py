@@ -59,13 +59,17 @@ def push_manifest(
     return response
 
 
-def push_image(daemon: Daemon, repository: str, tag: str, scratch: Path) -> dict[str, bytes]:
-    """Push a small image that only this `repository:tag` has; everything it is made of."""
+def push_image(
+    daemon: Daemon, repository: str, tag: str, scratch: Path, data: bytes = b""
+) -> dict[str, bytes]:
+    """Push an image of one layer that only this `repository:tag` has; everything it is made of."""
     folder = scratch / f"{repository}-{tag}".replace("/", "-")
-    digest = images.build_layout(folder, tag, {"data": f"{repository}:{tag}".encode() * 10_000})
+    digest = images.build_layout(
+        folder, tag, {"name": f"{repository}:{tag}".encode(), "data": data}
+    )
     blobs = layout_blobs(folder)
-    for data in blobs.values():
-        push_blob(daemon, repository, data, scratch / "upload")
+    for blob in blobs.values():
+        push_blob(daemon, repository, blob, scratch / "upload")
     push_manifest(daemon, repository, tag, json.loads(blobs[digest]), scratch / "upload")
     return blobs
 

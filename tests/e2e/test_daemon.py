@@ -3,6 +3,7 @@
 import http.client
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ BLOB_BYTES = 64 << 20
 """More than the kernel's buffers of one connection can hide."""
 
 RECEIVE_BUFFER_BYTES = 64 << 10
+
+HELD_SECONDS = 4.0
+"""How long the client keeps the draining daemon waiting: a daemon that does not drain has gone."""
 
 
 @pytest.fixture
@@ -52,6 +56,7 @@ def test_sigterm_drains_a_download_and_exits_0(node: Daemon, tmp_path: Path) -> 
         assert response.status == 200
         node.terminate()
         eventually("turned away", lambda: not accepts(node), timeout=STOP_SECONDS)
+        time.sleep(HELD_SECONDS)
         assert images.sha256(response.read()) == digest
     assert node.wait() == 0, node.log()
 

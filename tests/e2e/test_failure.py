@@ -1,5 +1,6 @@
 """Nodes that die (SIGKILL), come back, come late: what the clients of the others see."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import registry
-from tests.e2e.command import eventually
+from tests.e2e.command import SECONDS, eventually
 from tests.e2e.daemon import Daemon
 from tests.e2e.mesh import MESH_PORT, mesh
 from tests.e2e.requirements import require_namespaces
@@ -16,6 +17,9 @@ pytestmark = pytest.mark.e2e
 
 NOT_FOUND_SECONDS = 20.0
 """How long a 404 for what only a dead node had may take: our deadlines, not TCP's."""
+
+LAYER_BYTES = 48 << 20
+"""More than buffers hide of a download at 20 MB/s."""
 
 
 @pytest.fixture
@@ -71,6 +75,27 @@ def test_acknowledged_push_survives_the_node_that_took_it(
     one.kill()
     assert registry.pull(two, "app", "v1") == pushed
     assert registry.pull(three, "app", "v1") == pushed
+
+
+def test_node_killed_in_the_middle_of_a_download(nodes: list[Daemon], tmp_path: Path) -> None:
+    """Node 1 dies while a client of node 4 downloads its layer: no wrong byte; the next pull works.
+
+    The first download ends whole, by way of the other holder, or is cut: then what came is right.
+    """
+    one, two, three, four = nodes
+    start(one, two, three)
+    pushed = registry.push_image(one, "big", "v1", tmp_path, os.urandom(LAYER_BYTES))
+    start(four)
+    layer = max(pushed, key=lambda digest: len(pushed[digest]))
+    target = tmp_path / "download"
+    download = four.download(f"/v2/big/blobs/{layer}", target, rate="20M")
+    eventually("bytes arrive", lambda: target.exists() and target.stat().st_size > 0)
+    one.kill()
+    whole = download.wait(SECONDS) == 0
+    data = target.read_bytes()
+    assert data == pushed[layer] if whole else pushed[layer].startswith(data)
+    eventually("node 4 resolves the tag", partial(resolves, four, "big"))
+    assert registry.pull(four, "big", "v1") == pushed
 
 
 def test_what_only_a_dead_node_had_is_a_404_until_it_returns(
