@@ -5,6 +5,7 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -100,6 +101,14 @@ class NodeConfig:
             else str(value if value is not None else "")
             for name, value in values.items()
         }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or an address, no port) can only be this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def split_address(text: str) -> tuple[str, int]:

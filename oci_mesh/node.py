@@ -15,7 +15,7 @@ from typing import Final, Self
 from aiohttp import web
 
 from oci_mesh import metrics as metrics_module
-from oci_mesh.config import NodeConfig, split_address
+from oci_mesh.config import NodeConfig, is_loopback, split_address
 from oci_mesh.errors import ConfigError, Unavailable
 from oci_mesh.members import table
 from oci_mesh.members.clock import HybridClock
@@ -124,12 +124,24 @@ class Node:
         self._server = await stack.enter_async_context(
             RegistryServer(self._handle_client, host, port, pages=pages, drain_s=config.drain)
         )
+        self._warn_if_exposed()
         gossip = self._compose(client, background, node_id)
         await gossip.start()
         stack.push_async_callback(gossip.leave)
         background.spawn(gossip.run())
         background.spawn(self._sweep())
         self._gossip = gossip
+
+    def _warn_if_exposed(self) -> None:
+        config = self.config
+        if not is_loopback(split_address(config.listen)[0]):
+            _log.warning("whoever reaches %s may push and delete: it has no accounts", self.url)
+        if not is_loopback(split_address(config.mesh_listen)[0]):
+            _log.warning(
+                "nodes do not prove who they are: let only nodes reach %s (a firewall, a network "
+                "of their own)",
+                config.mesh_listen,
+            )
 
     def _compose(self, client: PeerClient, background: Background, node_id: str) -> Gossip:
         """Make the parts and hand each what it needs: the only place that knows them all."""

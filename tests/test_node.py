@@ -263,3 +263,22 @@ async def test_uploads_that_nobody_continues_are_dropped(tmp_path: Path, client:
 
         assert not gone()
         await eventually("they are dropped", gone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "warnings"),
+    [
+        ({}, 0),
+        ({"listen": "0.0.0.0:0"}, 1),
+        ({"mesh_listen": "0.0.0.0:0"}, 1),
+        ({"listen": "localhost:0", "mesh_listen": "127.0.0.2:0"}, 0),
+    ],
+)
+async def test_what_is_open_to_the_network_is_said(
+    settings: dict[str, str], warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A listener on more than loopback is warned of: nobody has to prove anything there yet."""
+    async with running(tmp_path, "a", **settings):
+        pass
+    said = [r for r in caplog.records if r.name == "oci_mesh.node" and r.levelname == "WARNING"]
+    assert len(said) == warnings

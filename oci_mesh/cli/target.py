@@ -10,9 +10,9 @@ it, a name without a host is that node's. All pure: no look-up, no connection.
 """
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
+from oci_mesh import config
 from oci_mesh.errors import ConfigError
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.reference import DEFAULT_DOMAIN, Reference, parse_reference
@@ -81,12 +81,7 @@ def names_host(text: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether `host` (with or without a port) can only be this machine."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name == "localhost":
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return config.is_loopback(name)
 
 
 def _target(registry: str, name: str, reference: Reference) -> Target:
