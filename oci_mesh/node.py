@@ -146,10 +146,9 @@ class Node:
     def _compose(self, client: PeerClient, background: Background, node_id: str) -> Gossip:
         """Make the parts and hand each what it needs: the only place that knows them all."""
         config, metrics, store = self.config, self.metrics, self.store
-        host, port = self._mesh_server.address
         me = Member(
             id=node_id,
-            address=config.advertise or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
+            address=config.advertise or self._mesh_server.authority,
             zone=config.zone,
             incarnation=time.time_ns() // 1_000_000,
             registry=self._server.url,

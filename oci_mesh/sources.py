@@ -91,6 +91,17 @@ class Chain:
         raise answer or unknown("nobody here has it")
 
 
+async def bring(source: Source, repository: str, digest: Digest) -> None:
+    """Have a chain's store hold a blob that another of its sources may have.
+
+    A source that fetches keeps what it fetched, and gives the last byte when all are verified and
+    stored: so reading that one is enough. Raises as `Source.blob` and `Blob.chunks` do.
+    """
+    async with await source.blob(repository, digest) as blob:
+        async for _ in blob.chunks(max(0, blob.size - 1), blob.size):
+            pass
+
+
 class SingleFlight(Generic[Key, Value]):
     """Any number of callers for one key cost one run of the work.
 

@@ -15,7 +15,7 @@ from typing import Final
 from oci_mesh import config
 from oci_mesh.errors import ConfigError
 from oci_mesh.spec.digest import Digest
-from oci_mesh.spec.reference import DEFAULT_DOMAIN, Reference, parse_reference
+from oci_mesh.spec.reference import DEFAULT_DOMAIN, Reference, looks_like_host, parse_reference
 
 DEFAULT_REGISTRY: Final = "http://127.0.0.1:5000"
 
@@ -74,8 +74,7 @@ def resolve(text: str, registry: str = DEFAULT_REGISTRY, plain_http: bool | None
 def names_host(text: str) -> bool:
     """Whether the first component is a host: docker's rule, a dot, a colon, or `localhost`."""
     first, slash, _ = text.partition("/")
-    looks_like_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
-    return bool(slash) and looks_like_host and "@" not in first
+    return bool(slash) and looks_like_host(first) and "@" not in first
 
 
 def is_loopback(host: str) -> bool:

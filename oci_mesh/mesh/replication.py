@@ -14,7 +14,7 @@ from oci_mesh.members.table import Member, rendezvous
 from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.mesh.wire import Replicate
-from oci_mesh.sources import Source
+from oci_mesh.sources import Source, bring
 from oci_mesh.spec import media_types
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor
@@ -68,7 +68,7 @@ class Replication:
             async with gate:
                 if not failures:  # one is enough to give up
                     try:
-                        await self._hold_blob(repository, descriptor.checked_digest)
+                        await bring(self._source, repository, descriptor.checked_digest)
                     except OciMeshError as error:
                         failures.append(error)
 
@@ -90,11 +90,6 @@ class Replication:
                 await self._hold(repository, child.checked_digest, depth)
             except (BlobUnknown, ManifestUnknown) as error:
                 _log.info("%s: the index lacks %s: %s", repository, child.digest, error)
-
-    async def _hold_blob(self, repository: str, digest: Digest) -> None:
-        async with await self._source.blob(repository, digest) as blob:
-            async for _ in blob.chunks(max(0, blob.size - 1), blob.size):
-                pass  # the last byte comes when all are verified and stored
 
     async def _give(self, member: Member, repository: str, digest: Digest) -> bool:
         try:

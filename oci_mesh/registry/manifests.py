@@ -15,7 +15,7 @@ from oci_mesh.metrics import Metrics
 from oci_mesh.registry import responses
 from oci_mesh.registry.bodies import read_manifest
 from oci_mesh.registry.publisher import Publisher
-from oci_mesh.sources import Source
+from oci_mesh.sources import Source, bring
 from oci_mesh.spec import media_types
 from oci_mesh.spec.byte_range import parse_range
 from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest
@@ -142,11 +142,8 @@ class Manifests:
                 digest = descriptor.checked_digest
                 if descriptor.media_type in media_types.MANIFESTS:
                     await self._source.manifest(repository, digest)
-                    continue
-                async with await self._source.blob(repository, digest) as blob:
-                    # The last byte comes when all are verified and stored.
-                    async for _ in blob.chunks(max(0, blob.size - 1), blob.size):
-                        pass
+                else:
+                    await bring(self._source, repository, digest)
         except OciError:
             return False
         return True

@@ -136,10 +136,15 @@ class RegistryServer:
         return str(host), int(port)
 
     @property
+    def authority(self) -> str:
+        """`host:port` as bound, in the form that it has in a URL."""
+        host, port = self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
     def url(self) -> str:
         """Where clients reach it, without a slash at the end."""
-        host, port = self.address
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"http://{self.authority}"
 
     async def __aenter__(self) -> Self:
         server = _Server(

@@ -102,10 +102,19 @@ def parse_reference(text: str) -> Reference:
     return Reference(domain, parse_repository(repository), tag, digest)
 
 
+def looks_like_host(component: str) -> bool:
+    """Whether the first of several components of a name is a host: docker's rule."""
+    return (
+        "." in component
+        or ":" in component
+        or component == "localhost"
+        or component != component.lower()
+    )
+
+
 def _split_domain(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
-    looks_like_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
-    if not slash or not looks_like_host:
+    if not slash or not looks_like_host(first):
         return DEFAULT_DOMAIN, name
     if _DOMAIN.fullmatch(first) is None:
         raise NameInvalid(f"{quoted(first)} is not a registry host")
