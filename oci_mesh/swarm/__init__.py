@@ -1,0 +1,1 @@
+"""Who fetches which piece of a blob from whom: decisions only, no IO, no clock."""

@@ -1,0 +1,146 @@
+"""A view: which nodes want a blob and which have it, and the trees that follow from that.
+
+A node that joins a blob's swarm gets a slot: 0, 1, 2, … in order of arrival (`roll`). For piece p
+the nodes that want the blob stand in the order of
+
+    key(p, n) = frac(vdc(slot) + p·φ),  ties by node id
+
+with vdc the van der Corput sequence (the slot's bits reversed behind the point) and φ the golden
+ratio: evenly spread on a ring, and the ring turned by the golden ratio for each piece, so that
+over the pieces every node stands in every place equally often. In that order the nodes of a zone
+form a k-ary heap. Its roots ask seeds (nodes that have it all): one root for each seed, so that
+no seed sends a piece twice. A zone without a seed has one root, and the roots of all such zones
+form such a heap in turn: a piece enters a zone once.
+
+Whoever a node is told to ask comes before it in that one order, or has the piece (invariant I1):
+the key is a fact about a node, not of a view, so nodes with different views never wait in a ring.
+A view is immutable and may be shared; to look somebody up costs O(log n), whatever n is.
+"""
+
+from bisect import bisect_left
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+# Children of a node in a piece's tree. Two is the measured best: one makes deep trees, more let a
+# node send the same piece too often before the next.
+FANOUT: Final = 2
+
+# 32-bit fixed point: exact, the same on all nodes, and enough for more slots than there are nodes.
+_BITS: Final = 32
+_ONE: Final = 1 << _BITS
+_GOLDEN: Final = 0x9E3779B9  # 2**32 / φ, Knuth's multiplicative constant
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """A node in the swarm of a blob. New fields only go at the end."""
+
+    id: str
+    address: str
+    """`host:port` of its mesh listener."""
+    slot: int = -1
+    """Its place, for as long as it wants the blob; -1 for one that only has it."""
+    zone: str = ""
+    frontier: int = 0
+    """It has all pieces before this one; asked for in order, so it mostly has no others."""
+    complete: bool = False
+    """It has all of the blob, verified."""
+
+
+def van_der_corput(slot: int) -> int:
+    """The slot's bits reversed behind the point, in 2**-32."""
+    return int(f"{slot & (_ONE - 1):032b}"[::-1], 2)
+
+
+def key(piece: int, slot: int, node_id: str) -> tuple[int, str]:
+    """A node's place in the order of `piece`: the smaller comes first."""
+    return (van_der_corput(slot) + piece * _GOLDEN) % _ONE, node_id
+
+
+class _Ring:
+    """The nodes of one zone that want the blob, by position."""
+
+    __slots__ = ("index", "nodes", "positions")
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        placed = sorted((van_der_corput(e.slot), e.id) for e in entries)
+        self.positions = [position for position, _ in placed]
+        self.nodes = [node for _, node in placed]
+        self.index = {node: i for i, node in enumerate(self.nodes)}
+
+    def first(self, piece: int) -> int:
+        """The index of the first in the order of `piece`; from there it goes round."""
+        return bisect_left(self.positions, -piece * _GOLDEN % _ONE) % len(self.nodes)
+
+    def at(self, first: int, rank: int) -> str:
+        return self.nodes[(first + rank) % len(self.nodes)]
+
+
+class View:
+    """Who is in the swarm of one blob, as somebody knows it."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = {e.id: e for e in entries}
+        wanting: dict[str, list[Entry]] = {}
+        self._seeds: dict[str, list[str]] = {}
+        for entry in sorted(self.entries.values(), key=lambda e: e.id):
+            if entry.complete:
+                self._seeds.setdefault(entry.zone, []).append(entry.id)
+            elif entry.slot >= 0:
+                wanting.setdefault(entry.zone, []).append(entry)
+        self._rings = {zone: _Ring(nodes) for zone, nodes in wanting.items()}
+        self.seeds = [node for zone in sorted(self._seeds) for node in self._seeds[zone]]
+        self.wanting = [node for ring in self._rings.values() for node in ring.nodes]
+        self.advanced = [e for e in self.entries.values() if e.frontier > 0 and not e.complete]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def without(self, node_ids: Collection[str]) -> "View":
+        """The same, but for some nodes."""
+        return View(e for e in self.entries.values() if e.id not in node_ids)
+
+    def path(self, piece: int, node_id: str) -> Iterator[str]:
+        """Whom `node_id` asks for a piece: its parent in the tree first, then whom to climb to, up
+        to the seeds and through all of them. Empty if there is nobody before it and no seed.
+        """
+        entry = self.entries.get(node_id)
+        ring = self._rings.get(entry.zone) if entry is not None else None
+        if entry is None or ring is None or node_id not in ring.index:
+            yield from self._rotated(self.seeds, piece)
+            return
+        near = self._seeds.get(entry.zone, ())
+        first = ring.first(piece)
+        rank = (ring.index[node_id] - first) % len(ring.nodes)
+        roots = max(1, len(near))
+        while rank >= roots:
+            rank = (rank - roots) // FANOUT
+            yield ring.at(first, rank)
+        if rank == 0 and len(self.seeds) < len(self._rings):
+            rank = yield from self._between_zones(piece, entry.zone)
+        yield from self._rotated(near, piece + rank)
+        yield from self._rotated([s for s in self.seeds if s not in near], piece + rank)
+
+    def _between_zones(self, piece: int, zone: str) -> Generator[str, None, int]:
+        """Whom the first of a zone asks before the seeds, which are fewer than the zones; return
+        its rank, or that of the one above it who asks a seed.
+        """
+        leaders = sorted(self._leader(piece, other) for other in self._rings)
+        rank = leaders.index(self._leader(piece, zone))
+        roots = max(1, len(self.seeds))
+        while rank >= roots:
+            rank = (rank - roots) // FANOUT
+            yield leaders[rank][1]
+        return rank
+
+    def _leader(self, piece: int, zone: str) -> tuple[int, str]:
+        """The key of the first of a zone that wants the piece."""
+        ring = self._rings[zone]
+        i = ring.first(piece)
+        return (ring.positions[i] + piece * _GOLDEN) % _ONE, ring.nodes[i]
+
+    @staticmethod
+    def _rotated(nodes: Sequence[str], by: int) -> Iterator[str]:
+        for i in range(len(nodes)):
+            yield nodes[(by + i) % len(nodes)]

@@ -1,0 +1,554 @@
+"""One swarm, told what happens: what it says to do about it."""
+
+# ruff: noqa: D101, D102, D103 -- the names are sentences
+
+from collections.abc import Iterable
+
+import pytest
+
+from oci_mesh.swarm import swarm as swarm_module
+from oci_mesh.swarm.events import (
+    Ask,
+    Asked,
+    Begun,
+    Cancel,
+    Command,
+    Completed,
+    Dropped,
+    Ended,
+    Event,
+    Failed,
+    Refuse,
+    Send,
+    Tick,
+    Viewed,
+    Wanted,
+)
+from oci_mesh.swarm.peers import Fault
+from oci_mesh.swarm.swarm import (
+    FIRST_WINDOW,
+    HEDGE,
+    MAX_HEDGES,
+    MAX_WAIT_S,
+    MIN_HEDGE_S,
+    MIN_WAIT_S,
+    PIECE_S,
+    RETRY_S,
+    SLACK_S,
+    Swarm,
+)
+from oci_mesh.swarm.uplink import MAX_QUEUE, MIN_QUEUE, Uplink
+from oci_mesh.swarm.view import Entry, View, key
+from oci_mesh.swarm.window import Window
+from tests.swarm.fleet import pieces_of
+
+PIECES = 400
+SEED = Entry("seed", "", complete=True)
+ME = Entry("me", "", 0)
+
+
+class Node:
+    """A swarm, with the time, and what it asked for and was not answered."""
+
+    def __init__(self, *others: Entry, have: Iterable[int] = (), pieces: int = PIECES) -> None:
+        self.now = 100.0
+        self.uplink = Uplink()
+        self.window = Window()
+        self.swarm = Swarm("me", 0, pieces_of(pieces), self.uplink, self.window, have)
+        self.open: dict[int, Ask] = {}
+        self.others = others
+
+    def tell(self, event: Event, after_s: float = 0.0) -> list[Command]:
+        self.now += after_s
+        commands = self.swarm.handle(event, self.now)
+        for command in commands:
+            if isinstance(command, Ask):
+                self.open[command.request] = command
+            elif isinstance(command, Cancel):
+                del self.open[command.request]
+        return commands
+
+    def join(self) -> list[Ask]:
+        return asks(self.tell(Viewed(View([ME, *self.others]))))
+
+    def complete(self, ask: Ask, frontier: int = 0, after_s: float = 0.0) -> list[Command]:
+        del self.open[ask.request]
+        return self.tell(Completed(ask.request, frontier), after_s)
+
+    def fail(self, ask: Ask, fault: Fault, frontier: int = 0) -> list[Command]:
+        del self.open[ask.request]
+        return self.tell(Failed(ask.request, fault, frontier))
+
+    def until_due(self) -> list[Command]:
+        """Pass the time until it says something."""
+        for _ in range(10_000):
+            due = self.swarm.next_deadline()
+            assert due is not None
+            self.now = max(self.now, due)
+            if commands := self.tell(Tick()):
+                return commands
+        raise AssertionError
+
+    def ask_of(self, piece: int) -> Ask:
+        """What is asked for a piece."""
+        (ask,) = (ask for ask in self.open.values() if ask.piece == piece)
+        return ask
+
+
+def asks(commands: Iterable[Command]) -> list[Ask]:
+    return [command for command in commands if isinstance(command, Ask)]
+
+
+def before_me(piece: int, nodes: int = 8) -> list[Entry]:
+    """Who stands before `me` in the order of a piece, of the slots from 1 on."""
+    others = (Entry(f"n{i}", "", i) for i in range(1, nodes))
+    return [e for e in others if key(piece, e.slot, e.id) < key(piece, 0, "me")]
+
+
+class TestWindow:
+    def test_few_are_asked_for_at_first_in_order(self) -> None:
+        node = Node(SEED)
+        assert [ask.piece for ask in node.join()] == list(range(FIRST_WINDOW))
+
+    def test_it_grows_by_one_with_each_piece_up_to_its_share(self) -> None:
+        node = Node(SEED)
+        node.join()
+        sizes = []
+        for _ in range(100):
+            node.complete(min(node.open.values(), key=lambda ask: ask.piece))
+            sizes.append(len(node.open))
+        most = node.window.share(2)
+        assert sizes == [min(FIRST_WINDOW + i, most) for i in range(1, 101)]
+
+    def test_it_shrinks_when_there_are_more_blobs(self) -> None:
+        node = Node(SEED)
+        node.join()
+        for _ in range(100):
+            node.complete(next(iter(node.open.values())))
+        for _ in range(4):
+            node.window.enter()
+        for _ in range(100):
+            node.complete(next(iter(node.open.values())))
+        assert len(node.open) == node.window.share(2) < 16
+
+    def test_all_is_asked_for_once_in_order_and_then_it_is_complete(self) -> None:
+        node = Node(SEED, have=[2, 5])
+        pieces = [ask.piece for ask in node.join()]
+        while node.open:
+            commands = node.complete(next(iter(node.open.values())), after_s=0.1)
+            pieces += [ask.piece for ask in asks(commands)]
+        assert pieces == [p for p in range(node.swarm.pieces.count) if p not in (2, 5)]
+        assert node.swarm.complete
+        assert node.swarm.progress_at == node.now
+        assert node.swarm.frontier == node.swarm.pieces.count
+
+
+class TestWanted:
+    def test_what_a_client_waits_for_goes_first(self) -> None:
+        node = Node(SEED)
+        asked = len(node.join())
+        assert node.tell(Wanted(200, 203)) == []
+        pieces = []
+        for _ in range(3):
+            commands = node.complete(next(iter(node.open.values())))
+            pieces += [ask.piece for ask in asks(commands)]
+        assert pieces == [200, 201, 202, 203, asked, asked + 1]
+
+    def test_what_is_here_or_asked_for_is_not_asked_for_again(self) -> None:
+        node = Node(SEED, have=[0, 1])
+        pieces = [ask.piece for ask in node.join()]
+        node.tell(Wanted(0, 40))
+        while node.open:
+            commands = node.complete(next(iter(node.open.values())))
+            pieces += [ask.piece for ask in asks(commands)]
+        assert pieces == list(range(2, node.swarm.pieces.count))
+
+    def test_wanting_it_often_costs_nothing(self) -> None:
+        """With all others busy, and with nobody there."""
+        for node in (Node(SEED), Node()):
+            node.join()
+            for _ in range(200):
+                node.tell(Wanted(100, 107))
+            assert len(node.swarm._again) <= 8
+            for _ in range(5):
+                node.tell(Tick(), RETRY_S)
+                node.tell(Wanted(100, 107))
+            assert len(node.swarm._deadlines._heap) <= node.swarm.pieces.count
+
+
+class TestClimbing:
+    def test_the_parent_first_then_its_ancestors_then_a_seed(self) -> None:
+        """Each once; `final` tells it that there is nobody else but a seed with many to send to."""
+        others = [Entry(f"n{i}", "", i) for i in range(1, 8)]
+        piece = next(p for p in range(9) if len(before_me(p)) > 4)
+        node = Node(SEED, *others, have=range(piece))
+        node.join()
+        path = list(View([ME, SEED, *others]).path(piece, "me"))
+        for peer in path:
+            ask = node.ask_of(piece)
+            assert ask.peer == peer
+            assert ask.final == (peer in path[-2:])
+            node.fail(ask, Fault.NOT_YET)
+        assert all(ask.piece != piece for ask in node.open.values())
+        again = asks(node.until_due())
+        assert [ask.peer for ask in again if ask.piece == piece] == path[:1]
+
+    def test_not_yet_is_about_one_piece_only(self) -> None:
+        node = Node(SEED, Entry("other", "", complete=True))
+        first = node.join()[0]
+        (again,) = asks(node.fail(first, Fault.NOT_YET))
+        assert again.piece == first.piece
+        assert again.peer != first.peer
+        later: set[str] = set()
+        for _ in range(6):
+            commands = node.complete(next(iter(node.open.values())))
+            later.update(ask.peer for ask in asks(commands))
+        assert later == {"seed", "other"}
+
+    @pytest.mark.parametrize("fault", [Fault.BUSY, Fault.MISSING, Fault.GONE, Fault.STALLED])
+    def test_another_fault_is_about_all_of_them_for_a_while(self, fault: Fault) -> None:
+        node = Node(SEED, Entry("other", "", complete=True))
+        first = node.join()[0]
+        node.fail(first, fault)
+        while node.now < 100.4:
+            for ask in list(node.open.values()):
+                if ask.request > FIRST_WINDOW:
+                    assert ask.peer != first.peer
+                node.complete(ask, after_s=0.01)
+        later: set[str] = set()
+        for _ in range(60):
+            ask = next(iter(node.open.values()))
+            later.update(a.peer for a in asks(node.complete(ask, after_s=0.2)))
+        assert first.peer in later
+
+    def test_a_liar_is_not_asked_again(self) -> None:
+        node = Node(SEED, Entry("other", "", complete=True))
+        first = node.join()[0]
+        node.fail(first, Fault.CORRUPT)
+        for ask in list(node.open.values()):
+            node.complete(ask)
+        while node.open:
+            ask = next(iter(node.open.values()))
+            assert ask.peer != first.peer
+            node.complete(ask, after_s=0.5)
+        assert node.swarm.complete
+
+    def test_nobody_there_it_tries_again_a_little_later(self) -> None:
+        node = Node()
+        assert node.join() == []
+        assert node.swarm.next_deadline() == node.now + RETRY_S
+        node.others = (SEED,)
+        assert node.join() == []
+        assert len(asks(node.tell(Tick(), RETRY_S))) == FIRST_WINDOW
+
+    def test_who_is_gone_is_not_asked_for_a_while_though_there_is_nobody_else(self) -> None:
+        """Or it would be called on for each piece in turn, four times a second."""
+        node = Node(SEED)
+        for ask in node.join():
+            assert node.fail(ask, Fault.GONE) == []
+        began = node.now
+        assert asks(node.until_due())
+        assert node.now - began > 2 * RETRY_S
+
+    def test_a_slow_one_is_better_than_nobody(self) -> None:
+        """While there are others it is left alone; nothing stands still for it when they go."""
+        fast = [Entry(f"fast{i}", "", complete=True) for i in range(8)]
+        node = Node(Entry("slow", "", complete=True), *fast)
+        node.join()
+        for _ in range(100):
+            ask = next(iter(node.open.values()))
+            node.tell(Begun(ask.request))
+            node.complete(ask, after_s=3.0 if ask.peer == "slow" else 0.1)
+        assert "slow" not in {ask.peer for ask in node.open.values()}
+        for _ in range(100):
+            ask = next(iter(node.open.values()))
+            if ask.peer == "slow":
+                break
+            node.fail(ask, Fault.GONE)
+        assert "slow" in {ask.peer for ask in node.open.values()}
+
+
+class TestTime:
+    def test_a_wait_that_brings_nothing_ends_by_itself(self) -> None:
+        node = Node(SEED, Entry("other", "", complete=True))
+        first = node.join()[0]
+        assert MIN_WAIT_S <= first.wait_s <= MAX_WAIT_S
+        assert node.swarm.next_deadline() == pytest.approx(100.0 + first.wait_s + SLACK_S)
+        commands = node.until_due()
+        assert Cancel(first.request) in commands
+        assert node.swarm.in_flight == len(node.open)
+
+    def test_once_begun_it_has_longer(self) -> None:
+        node = Node(SEED, pieces=1)
+        (ask,) = node.join()
+        node.tell(Begun(ask.request), 0.5)
+        assert node.until_due()[0] == Cancel(ask.request)
+        assert node.now == pytest.approx(100.5 + PIECE_S)
+
+    def test_deeper_swarms_wait_longer_for_what_takes_longer(self) -> None:
+        node = Node(SEED, pieces=3000)
+        node.join()
+        for latency_s in (0.9, 3.0):
+            for _ in range(20):
+                node.now += latency_s
+                for ask in list(node.open.values()):
+                    node.tell(Begun(ask.request))
+                for ask in list(node.open.values()):
+                    node.complete(ask)
+            (wait_s,) = {ask.wait_s for ask in node.open.values()}
+            assert wait_s == MAX_WAIT_S if latency_s > MAX_WAIT_S / 2 else wait_s > MIN_WAIT_S
+
+    def test_time_in_no_number_is_none(self) -> None:
+        """A peer may say that it waits for `nan` seconds; timers still come in order."""
+        node = Node()
+        piece = next(p for p in range(9) if key(p, 0, "me") < key(p, 1, "late"))
+        node.tell(Asked(1, piece, "late", 1, float("nan")))
+        node.tell(Asked(2, piece, "late", 1, 1.0))
+        assert Refuse(2, Fault.NOT_YET) in node.until_due()
+        assert Refuse(1, Fault.NOT_YET) in node.until_due()
+
+    def test_memory_of_requests_is_bounded_by_the_time(self) -> None:
+        node = Node(SEED, pieces=3000)
+        node.join()
+        most = 0
+        while node.open:
+            ask = next(iter(node.open.values()))
+            node.tell(Begun(ask.request))
+            node.complete(ask, after_s=0.1)
+            due = node.swarm.next_deadline()
+            if due is not None and due <= node.now:
+                node.tell(Tick())
+            most = max(most, len(node.swarm._deadlines._heap))
+        # One entry for asking and one for hedging, in each tenth of a second until both are past.
+        assert most <= 2 * 10 * (MAX_WAIT_S + SLACK_S) + 2 * 64
+
+
+class TestHedge:
+    def started(self) -> Node:
+        """All that is asked for is coming in; a piece usually takes 0.1 s."""
+        node = Node(SEED, Entry("other", "", complete=True))
+        node.join()
+        for _ in range(30):
+            ask = next(iter(node.open.values()))
+            node.tell(Begun(ask.request))
+            node.complete(ask, after_s=0.1)
+        for ask in node.open.values():
+            node.tell(Begun(ask.request))
+        return node
+
+    def test_what_takes_too_long_is_asked_of_another_as_well(self) -> None:
+        node = self.started()
+        before = dict(node.open)
+        hedges = asks(node.until_due())
+        assert hedges
+        assert node.now >= 100.0 + max(MIN_HEDGE_S, HEDGE * 0.1)
+        for hedge in hedges:
+            (slow,) = (ask for ask in before.values() if ask.piece == hedge.piece)
+            assert slow.peer != hedge.peer
+            assert slow.request in node.open
+
+    def test_a_few_at_a_time(self) -> None:
+        node = self.started()
+        before = len(node.open)
+        sizes = []
+        for _ in range(20):
+            node.tell(Tick(), 0.1)
+            sizes.append(len(node.open))
+        assert max(sizes) == before + MAX_HEDGES
+
+    @pytest.mark.parametrize("winner", [0, 1])
+    def test_the_first_to_be_whole_counts_and_the_other_is_cancelled(self, winner: int) -> None:
+        node = self.started()
+        hedge = asks(node.until_due())[0]
+        pair = [ask for ask in node.open.values() if ask.piece == hedge.piece]
+        commands = node.complete(pair[winner])
+        assert Cancel(pair[1 - winner].request) in commands
+        assert node.swarm.has(hedge.piece)
+        assert all(ask.piece != hedge.piece for ask in node.open.values())
+
+    def test_one_of_two_that_fails_leaves_the_other(self) -> None:
+        node = self.started()
+        hedge = asks(node.until_due())[0]
+        pair = [ask for ask in node.open.values() if ask.piece == hedge.piece]
+        node.fail(pair[0], Fault.NOT_YET)
+        assert node.ask_of(hedge.piece) == pair[1]
+
+    def test_hedges_that_ended_make_room_for_others(self) -> None:
+        node = self.started()
+        for _ in range(4):
+            hedge = asks(node.until_due())[0]
+            for ask in [ask for ask in node.open.values() if ask.piece == hedge.piece][:1]:
+                node.complete(ask)
+            for ask in node.open.values():
+                node.tell(Begun(ask.request))
+
+
+class TestLateJoiner:
+    def test_who_has_it_goes_before_a_seed(self) -> None:
+        """Those that began long ago have the first pieces; the seed has others to send to."""
+        old = [Entry(f"n{i}", "", i, frontier=100) for i in range(1, 9)]
+        node = Node(SEED, *old)
+        for _ in range(12):
+            for ask in node.join():
+                assert ask.peer != "seed"
+            node.complete(next(iter(node.open.values())))
+        assert len({ask.peer for ask in node.open.values()}) > 2
+
+    def test_what_nobody_has_yet_is_asked_for_along_the_tree(self) -> None:
+        old = [Entry(f"n{i}", "", i, frontier=2) for i in range(1, 9)]
+        view = View([ME, SEED, *old])
+        node = Node(SEED, *old)
+        for ask in node.join():
+            if ask.piece >= 2:
+                assert ask.peer == next(view.path(ask.piece, "me"))
+
+    def test_seeds_that_are_many_carry_their_share(self) -> None:
+        seeds = [Entry(f"s{i}", "", complete=True) for i in range(4)]
+        node = Node(*seeds, Entry("n", "", 1, frontier=100))
+        assert "n" not in {ask.peer for ask in node.join() if ask.peer.startswith("s")}
+        assert {ask.peer for ask in node.open.values()} & {"s0", "s1", "s2", "s3"}
+
+    @pytest.mark.parametrize("answer", ["completed", "failed"])
+    def test_how_far_others_are_is_learnt_from_their_answers(self, answer: str) -> None:
+        other = Entry("n", "", 1)
+        node = Node(SEED, other)
+        node.join()
+        asked = next(ask for ask in node.open.values() if ask.peer == "n")
+        if answer == "completed":
+            node.complete(asked, frontier=300)
+        else:
+            node.fail(asked, Fault.NOT_YET, frontier=300)
+        for _ in range(30):
+            node.complete(next(iter(node.open.values())))
+        assert {ask.peer for ask in node.open.values()} == {"n"}
+
+    def test_without_a_seed_anybody_who_has_it_is_asked(self) -> None:
+        """Of many nodes, one has it, and stands behind this one."""
+        others = [Entry(f"n{i}", "", i) for i in range(1, 60)]
+        for rich in others:
+            node = Node(
+                *(e for e in others if e is not rich),
+                Entry(rich.id, "", rich.slot, frontier=PIECES),
+                have=range(1, PIECES),
+            )
+            (ask,) = node.join()
+            tried = {ask.peer}
+            while ask.peer != rich.id:
+                (ask,) = asks(node.fail(ask, Fault.NOT_YET))
+                assert ask.peer not in tried
+                tried.add(ask.peer)
+
+
+class TestAnswering:
+    def waiting(self, node: Node, count: int = 1) -> list[Asked]:
+        """Questions for pieces that come later, by one who stands behind this node there."""
+        pieces = [p for p in range(PIECES) if key(p, 0, "me") < key(p, 1, "late")][:count]
+        return [Asked(i, piece, "late", 1, 2.0) for i, piece in enumerate(pieces, 1)]
+
+    def test_what_is_here_is_sent(self) -> None:
+        node = Node(have=[3])
+        assert node.tell(Asked(7, 3, "anybody", -1, 1.0)) == [Send(7, 3)]
+
+    def test_what_comes_is_sent_when_it_comes(self) -> None:
+        node = Node(SEED)
+        node.join()
+        (asked,) = self.waiting(node)
+        assert node.tell(asked) == []
+        assert Send(1, asked.piece) in node.complete(node.ask_of(asked.piece))
+
+    def test_it_is_held_for_those_behind_only(self) -> None:
+        """I1; whatever either believes: both slots are facts."""
+        node = Node(SEED)
+        for piece in range(40):
+            mine = key(piece, 0, "me")
+            for ticket, (peer, slot) in enumerate([("a", 0), ("z", 0), ("b", 1), ("c", -1)]):
+                commands = node.tell(Asked(ticket + 10 * piece, piece, peer, slot, 1.0))
+                expected = Refuse(ticket + 10 * piece, Fault.NOT_YET)
+                assert (expected not in commands) == (mine < key(piece, slot, peer))
+
+    def test_who_has_no_slot_holds_nothing(self) -> None:
+        swarm = Swarm("me", -1, pieces_of(9), Uplink(), Window())
+        for piece in range(9):
+            assert swarm.handle(Asked(piece, piece, "n", 1, 1.0), 0.0)[0] == Refuse(
+                piece, Fault.NOT_YET
+            )
+
+    def test_it_is_held_no_longer_than_asked_for(self) -> None:
+        node = Node()
+        asked, forever = self.waiting(node, 2)
+        node.tell(asked)
+        node.tell(Asked(9, forever.piece, "late", 1, 1e9))
+        assert Refuse(1, Fault.NOT_YET) not in node.tell(Tick(), 1.9)
+        assert Refuse(1, Fault.NOT_YET) in node.tell(Tick(), 0.2)
+        assert Refuse(9, Fault.NOT_YET) in node.tell(Tick(), MAX_WAIT_S)
+
+    def test_who_hung_up_is_forgotten(self) -> None:
+        node = Node(SEED)
+        node.join()
+        (asked,) = self.waiting(node)
+        node.tell(asked)
+        node.tell(Dropped(1))
+        node.tell(Dropped(77))
+        assert not any(isinstance(c, Send) for c in node.complete(node.ask_of(asked.piece)))
+
+    def test_there_is_a_most_that_it_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(swarm_module, "MAX_HELD", 5)
+        node = Node()
+        answers = [node.tell(asked) for asked in self.waiting(node, 6)]
+        assert answers == [[]] * 5 + [[Refuse(6, Fault.BUSY)]]
+        node.tell(Dropped(1))
+        assert node.tell(Asked(7, self.waiting(node)[0].piece, "late", 1, 1.0)) == []
+
+    def test_busy_unless_there_is_nobody_else(self) -> None:
+        """And then, too, when there is no more room at all."""
+        node = Node(have=[0])
+        for i in range(100):
+            node.uplink.enqueue(("other", i), 10_000_000, 0.0)
+        node.uplink.finished(("other", 0), 10.0)
+        assert len(node.uplink) > MIN_QUEUE
+        assert node.tell(Asked(1, 0, "n", 1, 1.0)) == [Refuse(1, Fault.BUSY)]
+        assert node.tell(Asked(2, 0, "n", 1, 1.0, final=True)) == [Send(2, 0)]
+        for i in range(MAX_QUEUE):
+            node.uplink.enqueue(("more", i), 1, 0.0)
+        assert node.tell(Asked(3, 0, "n", 1, 1.0, final=True)) == [Refuse(3, Fault.BUSY)]
+
+    @pytest.mark.parametrize("piece", [-1, pieces_of(PIECES).count, 10**9])
+    def test_there_is_no_such_piece(self, piece: int) -> None:
+        assert Node().tell(Asked(1, piece, "n", 1, 1.0)) == [Refuse(1, Fault.MISSING)]
+
+
+class TestEnded:
+    def test_all_that_is_under_way_ends(self) -> None:
+        node = Node(SEED, have=[9])
+        requests = {ask.request for ask in node.join()}
+        piece = next(p for p in range(9) if key(p, 0, "me") < key(p, 1, "late"))
+        node.tell(Asked(1, piece, "late", 1, 2.0))
+        commands = node.tell(Ended())
+        assert {c.request for c in commands if isinstance(c, Cancel)} == requests
+        assert Refuse(1, Fault.MISSING) in commands
+        assert len(commands) == len(requests) + 1
+        assert node.swarm.in_flight == 0
+
+    def test_then_it_asks_for_nothing_but_gives_what_it_has(self) -> None:
+        node = Node(SEED, have=[9])
+        node.join()
+        node.tell(Ended())
+        assert node.tell(Viewed(View([ME, SEED]))) == []
+        assert node.tell(Wanted(100, 104)) == []
+        assert node.tell(Asked(1, 9, "n", 1, 1.0)) == [Send(1, 9)]
+        assert node.tell(Asked(2, 8, "n", 1, 1.0)) == [Refuse(2, Fault.MISSING)]
+        for _ in range(50):
+            assert node.tell(Tick(), 5.0) == []
+        assert node.swarm.next_deadline() is None
+
+
+def test_answers_to_what_was_cancelled_change_nothing() -> None:
+    """They may be on their way when it is."""
+    node = Node(SEED, pieces=1)
+    (ask,) = node.join()
+    assert Cancel(ask.request) in node.until_due()
+    for event in (Begun(ask.request), Completed(ask.request), Failed(ask.request, Fault.CORRUPT)):
+        node.tell(event)
+    assert not node.swarm.complete
+    node.now += 100.0
+    assert asks(node.until_due()), "it would not be asked, had the late answer banned it"

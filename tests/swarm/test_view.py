@@ -1,0 +1,164 @@
+"""The trees: whom a node asks for a piece, and whom if not that one."""
+
+# ruff: noqa: D101, D102, D103 -- the names are sentences
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oci_mesh.swarm.view import FANOUT, Entry, View, key, van_der_corput
+
+ZONES = ["", "a", "b", "c"]
+
+ENTRIES = st.lists(
+    st.builds(
+        Entry,
+        st.integers(0, 99).map(lambda i: f"n{i:02}"),
+        st.just(""),
+        st.integers(-1, 40),
+        st.sampled_from(ZONES),
+        st.integers(0, 9),
+        st.sampled_from([False, False, False, True]),
+    ),
+    unique_by=lambda entry: entry.id,
+    max_size=40,
+)
+PIECES = st.integers(0, 40_000)
+
+
+def place(piece: int, entry: Entry) -> tuple[int, str]:
+    return key(piece, entry.slot, entry.id)
+
+
+def ordered(piece: int, entries: Sequence[Entry], zone: str) -> list[Entry]:
+    """Those of a zone that want the blob, in the order of a piece."""
+    wanting = [e for e in entries if e.zone == zone and not e.complete and e.slot >= 0]
+    return sorted(wanting, key=lambda entry: place(piece, entry))
+
+
+class TestOrder:
+    def test_slots_are_spread_evenly(self) -> None:
+        """However many there are, each next one halves one of the widest gaps."""
+        for bits in range(9):
+            positions = sorted(van_der_corput(slot) for slot in range(2**bits))
+            assert positions == [i << (32 - bits) for i in range(2**bits)]
+
+    def test_the_ring_turns_by_the_golden_ratio(self) -> None:
+        """All nodes keep their distances, and none stands first for long."""
+        golden = 0.6180339887
+        for piece in range(100):
+            at = key(piece, 0, "")[0] / 2**32
+            assert abs((at - piece * golden + 0.5) % 1.0 - 0.5) < 1e-6
+        firsts = Counter(min(range(8), key=lambda s: key(piece, s, "")) for piece in range(800))
+        assert all(95 <= firsts[slot] <= 105 for slot in range(8))
+
+    def test_equal_slots_stand_by_id(self) -> None:
+        assert key(3, 5, "a") < key(3, 5, "b")
+
+
+class TestPath:
+    @settings(deadline=None)
+    @given(ENTRIES, PIECES)
+    def test_whoever_is_on_it_comes_before_or_has_it_all(
+        self, entries: list[Entry], piece: int
+    ) -> None:
+        """I1, in the plan; those of the zone from near to far, then every seed, once each."""
+        view = View(entries)
+        known = {entry.id: entry for entry in entries}
+        seeds = {entry.id for entry in entries if entry.complete}
+        for entry in entries:
+            path = list(view.path(piece, entry.id))
+            ancestors = [node for node in path if node not in seeds]
+            assert set(path) - set(ancestors) == seeds
+            assert len(set(path)) == len(path)
+            assert path[: len(ancestors)] == ancestors, "a seed before an ancestor"
+            assert all(place(piece, known[node]) < place(piece, entry) for node in ancestors)
+            near = [known[node] for node in ancestors if known[node].zone == entry.zone]
+            keys = [place(piece, node) for node in near]
+            assert keys == sorted(keys, reverse=True)
+            if ancestors:
+                assert not entry.complete
+                assert entry.slot >= 0
+
+    @settings(deadline=None)
+    @given(ENTRIES, PIECES)
+    def test_a_zone_is_a_heap_below_its_roots(self, entries: list[Entry], piece: int) -> None:
+        """One root for each seed of the zone; one where there is none."""
+        view = View(entries)
+        for zone in ZONES:
+            nodes = ordered(piece, entries, zone)
+            seeds = {e.id for e in entries if e.complete and e.zone == zone}
+            roots = max(1, len(seeds))
+            asked: Counter[str] = Counter()
+            for rank, node in enumerate(nodes):
+                first = next(view.path(piece, node.id), None)
+                if rank >= roots:
+                    assert first in {n.id for n in nodes[:rank]}
+                if rank >= roots or seeds:
+                    asked[str(first)] += 1
+                elif first is not None:
+                    other = view.entries[first]
+                    assert other.zone != zone
+            assert all(asked[seed] <= 1 for seed in seeds)
+            assert all(asked[node.id] <= FANOUT for node in nodes)
+
+    @settings(deadline=None)
+    @given(ENTRIES, PIECES)
+    def test_a_piece_comes_into_a_zone_without_a_seed_once(
+        self, entries: list[Entry], piece: int
+    ) -> None:
+        """And never out of one that has a seed of its own."""
+        view = View(entries)
+        crossings: Counter[str] = Counter()
+        entered: Counter[str] = Counter()
+        for entry in entries:
+            if entry.complete or entry.slot < 0:
+                continue
+            first = next(view.path(piece, entry.id), None)
+            if first is None or view.entries[first].zone != entry.zone:
+                crossings[entry.zone] += 1
+                entered[str(first)] += 1
+        with_seed = {entry.zone for entry in entries if entry.complete}
+        for zone in ZONES:
+            expected = 1 if zone not in with_seed and ordered(piece, entries, zone) else 0
+            assert crossings[zone] == expected
+        assert all(times <= FANOUT for node, times in entered.items() if node != "None")
+        assert all(entered[seed] <= 1 for seed in view.seeds)
+
+    def test_seeds_take_turns(self) -> None:
+        """One node, four seeds: each is asked for a quarter of the pieces."""
+        seeds = [Entry(f"s{i}", "", complete=True) for i in range(4)]
+        view = View([Entry("n", "", 0), *seeds])
+        firsts = Counter(next(view.path(piece, "n")) for piece in range(400))
+        assert set(firsts.values()) == {100}
+
+    def test_a_seed_next_door_is_asked_before_one_far_away(self) -> None:
+        far, near = Entry("a", "", -1, "x", 0, True), Entry("b", "", -1, "y", 0, True)
+        view = View([Entry("n", "", 0, "y"), far, near])
+        assert {tuple(view.path(piece, "n")) for piece in range(9)} == {("b", "a")}
+
+    def test_who_is_not_in_the_list_asks_seeds(self) -> None:
+        seeds = [Entry(f"s{i}", "", complete=True) for i in range(2)]
+        view = View([Entry("n", "", 0), Entry("m", "", -1), *seeds])
+        for asker in ("m", "s0", "stranger"):
+            assert sorted(view.path(1, asker)) == ["s0", "s1"]
+
+    def test_nobody_there(self) -> None:
+        assert list(View(()).path(0, "n")) == []
+        assert list(View([Entry("n", "", 0)]).path(0, "n")) == []
+
+
+def test_what_a_view_lists() -> None:
+    entries = [
+        Entry("seed", "", complete=True, frontier=9),
+        Entry("far", "", 1, frontier=4),
+        Entry("new", "", 0),
+        Entry("idle", "", -1),
+    ]
+    view = View(entries)
+    assert len(view) == 4
+    assert view.seeds == ["seed"]
+    assert view.wanting == ["new", "far"]
+    assert [entry.id for entry in view.advanced] == ["far"]
