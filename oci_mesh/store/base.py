@@ -27,7 +27,10 @@ from oci_mesh.spec.names import NameRecord
 
 
 class Usage(NamedTuple):
-    """What a store holds: blobs (each counted once), their bytes, and unfinished uploads."""
+    """What a store holds: blobs (each counted once), their bytes, unfinished uploads and partials.
+
+    `uploads` counts both of the latter.
+    """
 
     blobs: int
     bytes: int
@@ -72,6 +75,20 @@ class Blob(_Closing):
         be had after all; the caller then cuts its connection: a short body is never a whole one.
         """
 
+    async def available(self, start: int, stop: int) -> int:
+        """Wait until verified bytes from `start` on are here; return up to where.
+
+        More than `start`, at most `stop`: that part can be read of `file` or `chunks` at once. A
+        blob in a store is all there. Raises `OciMeshError` if the bytes will not come.
+        """
+        return stop
+
+    async def stored(self) -> None:
+        """Wait until all of it is durable in this node's store; at once if that is where it is.
+
+        Raises `OciMeshError` if it will not be.
+        """
+
     @abstractmethod
     async def close(self) -> None:
         """Let go of it. May be called twice."""
@@ -102,6 +119,83 @@ class Upload(ABC):
         Raises `DigestInvalid` if they are not (the upload is then gone too, as nothing could make
         it right), `StorageFull` or `StorageFailed`; `BlobUnknown` if `stamp` is None and the
         blob was deleted from the repository. Returns the name records that this wrote.
+        """
+
+
+class Partial(_Closing):
+    """A blob whose pieces arrive in any order; at most one holder per repository and digest.
+
+    Got from `Store.partial`. Bytes are the caller's to verify, piece by piece, before it passes
+    them on; the whole is verified here. Nobody sees a blob before `commit`. What is called for
+    every buffer received is synchronous, and of the event loop's thread. After `commit`, whatever
+    its outcome, or `discard`, only `file`, `read` and `close` are left, for those still reading.
+    """
+
+    digest: Digest
+    size: int
+
+    @property
+    @abstractmethod
+    def hashed(self) -> int:
+        """How far `advance` got, in bytes."""
+
+    @property
+    def file(self) -> BinaryIO | None:
+        """The open file, of the full length, for sendfile; None in memory. Open until `close`.
+
+        Its position means nothing; readers pass offsets.
+        """
+        return None
+
+    @abstractmethod
+    def spans(self) -> list[tuple[int, int]]:
+        """Where bytes may be that were written, also by an earlier holder: [start, stop), in order.
+
+        Nothing in them is verified, and they may be wider than what was written.
+        """
+
+    @abstractmethod
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Put `data` in its place; the buffer may be used again after the call.
+
+        Raises `StorageFull` or `StorageFailed`; the partial then stays as it is, with nothing
+        certain of these bytes, and who gives up on it makes room by `discard`. Raises
+        `BlobUploadUnknown` if it has ended.
+        """
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes in [start, stop): what was written there, else zeros. Or `StorageFailed`."""
+
+    @abstractmethod
+    def advance(self, stop: int) -> None:
+        """Hash up to `stop`: all before is in place, verified, and not written again.
+
+        Does nothing if that is done already. It reads back what it hashes, about a second per GiB
+        in all, so callers go piece by piece. Raises `StorageFailed`.
+        """
+
+    @abstractmethod
+    def verified(self) -> bool:
+        """Whether all bytes were advanced over and are what the digest says."""
+
+    @abstractmethod
+    async def commit(self, stamp: str | None = None) -> list[NameRecord]:
+        """Make it the blob `digest` of the repository, durably, and end the partial.
+
+        Raises and returns as `Upload.commit` does. Bytes that were not advanced over cost another
+        read of all of it. It goes to its end even if the caller is cancelled; until then others
+        get `UploadBusy`.
+        """
+
+    @abstractmethod
+    async def discard(self) -> None:
+        """Drop the bytes, and end it; `close` makes their room free. Nothing if it has ended."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of it; unless it has ended, the bytes stay for the next holder, also after a
+        restart, until they expire. May be called twice.
         """
 
 
@@ -183,7 +277,18 @@ class Store(_Closing):
 
     @abstractmethod
     async def expire_uploads(self, idle_s: float) -> int:
-        """Drop the uploads that nobody has written to for `idle_s` seconds; return how many."""
+        """Drop what nobody holds or has written to for `idle_s` seconds: uploads and partials.
+
+        Returns how many.
+        """
+
+    @abstractmethod
+    async def partial(self, repository: str, digest: Digest, size: int) -> Partial:
+        """Hold the partial of a blob of `size` bytes: what an earlier holder left, or a new one.
+
+        One that was begun with another size is begun anew. Raises `UploadBusy` if it is held,
+        `StorageFull` if what is missing of it has no room on the disk now, `StorageFailed`.
+        """
 
     # -- manifests and names
 

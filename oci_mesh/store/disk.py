@@ -1,8 +1,8 @@
 """A store on disk: blobs as files, what belongs where in SQLite, one process per root.
 
 The nouns are elsewhere: `layout` (paths), `files` (durable steps), `schema` and `metadata` (SQL),
-`writer` (group commit), `intake` (bytes becoming content), `uploads`, `recovery`. Here they are
-put together behind the contract of `base`.
+`writer` (group commit), `intake` (bytes becoming content), `room` (limits), `uploads`, `partials`,
+`recovery`. Here they are put together behind the contract of `base`.
 
 Questions are answered on the event loop, from SQLite's page cache and the kernel's; a thread per
 question would cost several times the answer.
@@ -23,7 +23,7 @@ from oci_mesh.errors import BlobUnknown, ManifestInvalid, ManifestUnknown, Store
 from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
 from oci_mesh.spec.names import NameRecord
-from oci_mesh.store.base import Blob, Store, Upload, Usage
+from oci_mesh.store.base import Blob, Partial, Store, Upload, Usage
 from oci_mesh.store.file_blob import FileBlob
 from oci_mesh.store.files import Files, open_existing, storage_error
 from oci_mesh.store.intake import Intake
@@ -32,7 +32,9 @@ from oci_mesh.store.lock import RootLock
 from oci_mesh.store.manifest_cache import ManifestCache
 from oci_mesh.store.metadata import Metadata
 from oci_mesh.store.names import unknown_text
+from oci_mesh.store.partials import Partials
 from oci_mesh.store.recovery import check_not_bereft, recover
+from oci_mesh.store.room import Room
 from oci_mesh.store.schema import connect, connect_reader
 from oci_mesh.store.sessions import Sessions
 from oci_mesh.store.uploads import Uploads
@@ -51,7 +53,9 @@ _EXPIRE_STEP: Final = 256
 class DiskStore(Store):
     """See `Store`. Open with `DiskStore.open`; close it, or use it as an async context."""
 
-    def __init__(self, layout: Layout, files: Files, opened: ExitStack) -> None:
+    def __init__(
+        self, layout: Layout, files: Files, opened: ExitStack, limit: int, reserve: int | None
+    ) -> None:
         """Not for callers: `open` is. `opened` gets what `close` has to close."""
         opened.callback(RootLock(layout.lock).release)
         check_not_bereft(layout)
@@ -70,20 +74,28 @@ class DiskStore(Store):
         self._intake = Intake(writer, files)
         opened.callback(self._intake.close)
         self._sessions = Sessions(unfinished)
-        self._uploads = Uploads(layout, files, self._intake, self._sessions)
+        self._room = Room(layout, self._metadata, unfinished, limit, reserve)
+        self._uploads = Uploads(layout, files, self._intake, self._sessions, self._room)
+        self._partials = Partials(self._uploads)
         self._manifests = ManifestCache()
         self._accessed: dict[str, int] = {}
         self._flushed_s = time.time()
         self._opened = opened.pop_all()  # closed in reverse: intake, writer, connections, lock
 
     @classmethod
-    async def open(cls, root: Path, files: Files | None = None) -> Self:
+    async def open(
+        cls, root: Path, files: Files | None = None, *, limit: int = 0, reserve: int | None = 0
+    ) -> Self:
         """Open the store at `root`; a directory that is missing is made.
 
+        It takes up to `limit` bytes of content (0: any), and leaves `reserve` bytes of the disk
+        free (None: as many as is good, see `room`). What does not fit raises `StorageFull`.
         Raises `StoreLocked`, `StoreCorrupt`, or `StoreError` if `root` cannot be used.
         """
         loop = asyncio.get_running_loop()
-        opening = loop.run_in_executor(None, cls._open, Path(root), files or Files())
+        opening = loop.run_in_executor(
+            None, cls._open, Path(root), files or Files(), limit, reserve
+        )
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -92,12 +104,12 @@ class DiskStore(Store):
             raise
 
     @classmethod
-    def _open(cls, root: Path, files: Files) -> Self:
+    def _open(cls, root: Path, files: Files, limit: int, reserve: int | None) -> Self:
         layout = Layout(os.path.abspath(root))
         try:
             with ExitStack() as opened:
                 layout.create(files)
-                return cls(layout, files, opened)
+                return cls(layout, files, opened, limit, reserve)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the store at {root}: {error}") from error
 
@@ -206,6 +218,10 @@ class DiskStore(Store):
                 await asyncio.sleep(0)
         return expired
 
+    async def partial(self, repository: str, digest: Digest, size: int) -> Partial:
+        """As `Store.partial`."""
+        return self._partials.hold(repository, digest, size)
+
     # -- manifests and names
 
     async def put_manifest(
@@ -219,6 +235,7 @@ class DiskStore(Store):
         """As `Store.put_manifest`."""
         path, now_s = self._layout.upload(f"manifest-{uuid.uuid4().hex}"), int(time.time())
         try:
+            self._room.check(len(manifest.content))
             fd = self._files.create(path)
             try:
                 self._files.write(fd, manifest.content)

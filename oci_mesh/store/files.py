@@ -23,6 +23,10 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
+class NoRoom(OSError):
+    """A limit that was set is reached; the text is for people."""
+
+
 class Files:
     """File operations with nothing added. All raise `OSError`."""
 
@@ -39,6 +43,15 @@ class Files:
             while rest:
                 rest = rest[os.write(fd, rest) :]
 
+    def write_at(self, fd: int, offset: int, content: bytes | bytearray | memoryview) -> None:
+        """Write all of `content` at `offset`; `fd` is not one of `create`, which only append."""
+        written = os.pwrite(fd, content, offset)
+        if written < len(content):
+            rest = memoryview(content)
+            while rest := rest[written:]:
+                offset += written
+                written = os.pwrite(fd, rest, offset)
+
     def begin_write_out(self, fd: int, start: int, size: int) -> None:
         """Let the disk begin with these bytes, without waiting: `sync` then has less to do.
 
@@ -49,7 +62,7 @@ class Files:
         os.posix_fadvise(fd, start, size, os.POSIX_FADV_DONTNEED)
 
     def truncate(self, fd: int, size: int) -> None:
-        """Cut a file to `size` bytes."""
+        """Cut a file to `size` bytes, or add a hole up to there."""
         os.ftruncate(fd, size)
 
     def sync(self, fd: int) -> None:
@@ -91,6 +104,8 @@ def storage_error(error: OSError | sqlite3.Error) -> OciError:
     if isinstance(error, OSError):
         if error.errno in _NO_DESCRIPTORS:
             return Unavailable("this node has too many files open")
+        if isinstance(error, NoRoom):
+            return StorageFull(error.strerror or "")
         full = error.errno in _FULL
     else:
         full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL

@@ -56,6 +56,12 @@ class Intake:
         computed while it was written. Raises `DigestInvalid`, `StorageFull`, `StorageFailed`, or
         what `change` raises; the file is then gone. Raises `Unavailable` after `close`.
         """
+        return await self.begin(fd, file, found, change)
+
+    def begin(
+        self, fd: int, file: NewFile, found: Digest | None, change: Callable[[Metadata], Result]
+    ) -> asyncio.Future[Result]:
+        """As `take`, for who has something to do when it is over, waited for or not."""
         try:
             self._check_open()
         except Unavailable:
@@ -63,7 +69,7 @@ class Intake:
             raise
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._threads.submit(self._settle, fd, found, Write(change, done, file))
-        return await done
+        return done
 
     def close(self) -> None:
         """Take no more, and wait until the writer has got everything. Blocks."""

@@ -4,10 +4,12 @@
     metadata.sqlite          what belongs to which repository (`schema`)
     blobs/<algorithm>/<hex>  content, each once: the form of an OCI layout
     uploads/<repository>-<id>  unfinished uploads; the length of the file is the offset
+    uploads/<repository>.<algorithm>.<hex>  partials: sparse files of their full length
 
 `blobs` has no shards, so that one directory fsync serves a whole group of pushes (ext4 and XFS
 keep directories as trees: a hundred thousand entries cost no more to look up than a hundred).
-An upload's name begins with a hash of its repository: that binds it without another file.
+An upload's name begins with a hash of its repository: that binds it without another file. What
+follows the hash is a dash or a dot, so that no upload id leads to a partial.
 """
 
 import hashlib
@@ -20,7 +22,9 @@ from typing import Final
 from oci_mesh.spec.digest import HEX_LENGTH, Digest
 from oci_mesh.store.files import DIRECTORY_MODE, Files
 
-_UPLOAD: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}", re.ASCII)
+_UPLOAD: Final = re.compile(
+    r"[0-9a-f]{16}(?:-[0-9a-f]{32}|\.sha256\.[0-9a-f]{64}|\.sha512\.[0-9a-f]{128})", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Layout:
 
     @property
     def uploads(self) -> str:
-        """The directory of unfinished uploads and of manifests on their way in."""
+        """The directory of unfinished uploads, partials, and manifests on their way in."""
         return f"{self.root}/uploads"
 
     def blobs(self, algorithm: str) -> str:
@@ -53,7 +57,7 @@ class Layout:
         return f"{self.root}/blobs/{digest.algorithm}/{digest.hex}"
 
     def upload(self, name: str) -> str:
-        """The file of one upload."""
+        """The file of one upload or partial."""
         return f"{self.root}/uploads/{name}"
 
     def create(self, files: Files) -> None:
@@ -70,9 +74,18 @@ class Layout:
 
 def upload_name(repository: str, upload_id: str) -> str:
     """The file name of an upload; another repository with the same id gets another name."""
-    return f"{hashlib.sha256(repository.encode()).hexdigest()[:16]}-{upload_id}"
+    return f"{_repository_hash(repository)}-{upload_id}"
+
+
+def partial_name(repository: str, digest: Digest) -> str:
+    """The file name of a partial; another repository's of the same digest gets another name."""
+    return f"{_repository_hash(repository)}.{digest.algorithm}.{digest.hex}"
 
 
 def is_upload_name(name: str) -> bool:
-    """Whether `upload_name` could have returned this."""
+    """Whether `upload_name` or `partial_name` could have returned this."""
     return _UPLOAD.fullmatch(name) is not None
+
+
+def _repository_hash(repository: str) -> str:
+    return hashlib.sha256(repository.encode()).hexdigest()[:16]

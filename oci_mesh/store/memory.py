@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
@@ -19,11 +20,11 @@ from oci_mesh.errors import (
     NameUnknown,
 )
 from oci_mesh.spec import media_types
-from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest, check_algorithm
+from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest, Hasher, check_algorithm
 from oci_mesh.spec.manifest import Descriptor, Manifest
 from oci_mesh.spec.names import NameRecord
 from oci_mesh.spec.upload import UploadEvent
-from oci_mesh.store.base import Blob, Store, Upload, Usage
+from oci_mesh.store.base import Blob, Partial, Store, Upload, Usage
 from oci_mesh.store.names import missing_error, revive, supersedes, unknown_text
 from oci_mesh.store.sessions import UNKNOWN, Sessions
 
@@ -92,6 +93,96 @@ class MemoryUpload(Upload):
             raise BlobUploadUnknown("this upload has ended")
 
 
+@dataclass
+class _Pieces:
+    """What a partial has, and where."""
+
+    content: bytearray
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+    def put(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Spans that touch become one."""
+        if not data:
+            return
+        start, stop = offset, offset + len(data)
+        self.content[start:stop] = data
+        touching = [span for span in self.spans if span[0] <= stop and start <= span[1]]
+        joined = [*touching, (start, stop)]
+        apart = [span for span in self.spans if span not in touching]
+        new = (min(span[0] for span in joined), max(span[1] for span in joined))
+        self.spans = sorted([*apart, new])
+
+
+class MemoryPartial(Partial):
+    """See `Partial`. Got from `MemoryStore.partial`."""
+
+    def __init__(self, store: "MemoryStore", repository: str, digest: Digest, size: int) -> None:
+        self.digest = digest
+        self.size = size
+        self._store = store
+        self._repository = repository
+        self._name = _partial_name(repository, digest)
+        self._pieces = store.begin_partial(self._name, size)
+        self._held = True
+        self._hasher = Hasher(digest.algorithm)
+
+    @property
+    def hashed(self) -> int:
+        """As `Partial.hashed`."""
+        return self._hasher.size
+
+    def spans(self) -> list[tuple[int, int]]:
+        """As `Partial.spans`; exactly what was written."""
+        return list(self._pieces.spans)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """As `Partial.write`."""
+        assert 0 <= offset <= offset + len(data) <= self.size, (offset, len(data), self.size)
+        self._check_held()
+        self._pieces.put(offset, data)
+        self._store.written_s[self._name] = time.monotonic()
+
+    def read(self, start: int, stop: int) -> bytes:
+        """As `Partial.read`."""
+        return bytes(self._pieces.content[start:stop])
+
+    def advance(self, stop: int) -> None:
+        """As `Partial.advance`."""
+        assert stop <= self.size, (stop, self.size)
+        if stop > self._hasher.size:
+            self._hasher.update(self.read(self._hasher.size, stop))
+
+    def verified(self) -> bool:
+        """As `Partial.verified`."""
+        return self._hasher.size == self.size and self._hasher.digest() == self.digest
+
+    async def commit(self, stamp: str | None = None) -> list[NameRecord]:
+        """As `Partial.commit`."""
+        self._check_held()
+        self._held = False
+        self._store.end_upload(self._name, UploadEvent.COMMIT)
+        content = bytes(self._pieces.content)
+        if not self.digest.matches(content):
+            raise DigestInvalid(f"the content is {Digest.of(content, self.digest.algorithm)}")
+        return self._store.put_blob(self._repository, self.digest, content, stamp)
+
+    async def discard(self) -> None:
+        """As `Partial.discard`."""
+        if self._held:
+            self._held = False
+            self._store.end_upload(self._name, UploadEvent.CANCEL)
+
+    async def close(self) -> None:
+        """As `Partial.close`."""
+        if self._held:
+            self._held = False
+            self._store.sessions.advance(self._name, UploadEvent.WROTE)
+
+    def _check_held(self) -> None:
+        if not self._held:
+            raise BlobUploadUnknown("this partial has ended")
+
+
 class MemoryStore(Store):
     """See `Store`. Equal content in several repositories is one object."""
 
@@ -101,6 +192,7 @@ class MemoryStore(Store):
         self._names: dict[tuple[str, str], NameRecord] = {}
         self.sessions = Sessions()
         self.drafts: dict[str, bytearray] = {}
+        self._partials: dict[str, _Pieces] = {}
         self.written_s: dict[str, float] = {}
 
     async def close(self) -> None:
@@ -152,7 +244,7 @@ class MemoryStore(Store):
         sizes = {d: len(b) for blobs in self._blobs.values() for d, b in blobs.items()}
         for manifests in self._manifests.values():
             sizes |= {digest: len(manifest.content) for digest, manifest in manifests.items()}
-        return Usage(len(sizes), sum(sizes.values()), len(self.drafts))
+        return Usage(len(sizes), sum(sizes.values()), len(self.sessions))
 
     # -- blobs
 
@@ -224,9 +316,26 @@ class MemoryStore(Store):
         return len(expired)
 
     def end_upload(self, name: str, event: UploadEvent) -> None:
-        """Forget an upload, by commit or cancel."""
+        """Forget an upload or a partial, by commit or cancel."""
         self.sessions.advance(name, event)
-        del self.drafts[name], self.written_s[name]
+        self.drafts.pop(name, None)
+        self._partials.pop(name, None)
+        del self.written_s[name]
+
+    async def partial(self, repository: str, digest: Digest, size: int) -> Partial:
+        """As `Store.partial`; there is no room to be short of."""
+        return MemoryPartial(self, repository, digest, size)
+
+    def begin_partial(self, name: str, size: int) -> _Pieces:
+        """What a partial's holder writes to. Raises `UploadBusy`."""
+        if name not in self.sessions:
+            self.sessions.open(name)
+        self.sessions.advance(name, UploadEvent.BEGIN)
+        pieces = self._partials.get(name)
+        if pieces is None or len(pieces.content) != size:
+            pieces = self._partials[name] = _Pieces(bytearray(size))
+            self.written_s[name] = time.monotonic()
+        return pieces
 
     # -- manifests and names
 
@@ -322,3 +431,8 @@ class MemoryStore(Store):
 
 def _upload_name(repository: str, upload_id: str) -> str:
     return f"{repository}/{upload_id}"
+
+
+def _partial_name(repository: str, digest: Digest) -> str:
+    """No upload's name: those have no colon before their first slash."""
+    return f"{digest}/{repository}"

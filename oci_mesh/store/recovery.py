@@ -3,7 +3,8 @@
 Files without a row were never acknowledged, or were deleted: they go. Rows without their file, or
 with one of another length, are damage from outside: the content is reported and taken away, so
 that it can come again from a client or another node. Uploads stay: their length says how far they
-are. Bytes are not read here: that is a scrub's work, and a start must be quick.
+are. Partials stay: who goes on with them verifies every piece. Bytes are not read here: that is a
+scrub's work, and a start must be quick.
 """
 
 import logging
@@ -28,7 +29,7 @@ def check_not_bereft(layout: Layout) -> None:
 
 
 def recover(layout: Layout, metadata: Metadata, files: Files) -> list[str]:
-    """Make files and rows agree; return the names of unfinished uploads. Raises `OSError`."""
+    """Make files and rows agree; return the names of uploads and partials. Raises `OSError`."""
     present, expected = _blob_files(layout), metadata.contents()
     lost = [digest for digest, size in expected.items() if present.get(digest) != size]
     _drop_rows(metadata, files, lost)

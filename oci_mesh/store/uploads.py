@@ -20,6 +20,7 @@ from oci_mesh.store.base import Upload
 from oci_mesh.store.files import Files, open_existing, storage_error
 from oci_mesh.store.intake import Intake
 from oci_mesh.store.layout import Layout, upload_name
+from oci_mesh.store.room import Room
 from oci_mesh.store.sessions import UNKNOWN, Sessions
 from oci_mesh.store.writer import NewFile
 
@@ -35,11 +36,14 @@ WRITE_OUT_BYTES: Final = 8 * 1024 * 1024
 class Uploads:
     """All unfinished uploads of a store. Of the event loop's thread."""
 
-    def __init__(self, layout: Layout, files: Files, intake: Intake, sessions: Sessions) -> None:
+    def __init__(
+        self, layout: Layout, files: Files, intake: Intake, sessions: Sessions, room: Room
+    ) -> None:
         self.layout = layout
         self.files = files
         self.intake = intake
         self.sessions = sessions
+        self.room = room
         self._hashers: OrderedDict[str, Hasher] = OrderedDict()
 
     def create(self, repository: str, algorithm: str) -> str:
@@ -95,6 +99,7 @@ class Uploads:
     def end(self, name: str) -> None:
         """Drop an upload and its bytes."""
         self.sessions.advance(name, UploadEvent.CANCEL)
+        self.room.free(name)
         self._hashers.pop(name, None)
         try:
             self.files.unlink(self.layout.upload(name))
@@ -134,6 +139,8 @@ class DiskUpload(Upload):
         """As `Upload.write`."""
         fd = self._open_fd()
         try:
+            self._uploads.room.claim(self._name, self.offset + len(chunk))
+            self._uploads.room.spend(len(chunk))
             self._uploads.files.write(fd, chunk)
         except OSError as error:
             raise self._drop(error) from error
@@ -154,6 +161,7 @@ class DiskUpload(Upload):
         except OSError as error:
             raise self._drop(error) from error
         self.offset = offset
+        self._uploads.room.claim(self._name, offset)
         self._writing_out = min(self._writing_out, offset)
         self._hasher = None
 
@@ -163,12 +171,15 @@ class DiskUpload(Upload):
         self._fd = None
         self._uploads.sessions.advance(self._name, UploadEvent.COMMIT)
         repository, now_s = self.repository, int(time.time())
-        return await self._uploads.intake.take(
+        done = self._uploads.intake.begin(
             fd,
             NewFile(self._uploads.layout.upload(self._name), digest),
             self._hasher.digest() if self._hasher is not None else None,
             lambda metadata: metadata.put_blob(repository, digest, size, stamp, now_s),
         )
+        # It counts as content now, or is gone; also if nobody waits for that any more.
+        done.add_done_callback(lambda _: self._uploads.room.free(self._name))
+        return await done
 
     def cancel(self) -> None:
         """End it and drop its bytes."""

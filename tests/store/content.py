@@ -1,13 +1,13 @@
 """Content for the tests of stores: small manifests and pushes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from oci_mesh.spec import media_types
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
 from oci_mesh.spec.names import NameRecord
-from oci_mesh.store.base import Store
+from oci_mesh.store.base import Partial, Store
 
 
 def stamp(number: int) -> str:
@@ -63,6 +63,37 @@ async def push_blob(
     async with store.upload(repository, upload_id) as upload:
         await upload.write(content)
         return await upload.commit(Digest.of(content), at)
+
+
+async def push_pieces(
+    store: Store,
+    repository: str,
+    content: bytes,
+    at: str | None = None,
+    *,
+    piece: int = 1000,
+    algorithm: str = "sha256",
+) -> list[NameRecord]:
+    """Push a blob in pieces, the last one first; then all of it is verified."""
+    digest = Digest.of(content, algorithm)
+    async with await store.partial(repository, digest, len(content)) as partial:
+        starts = range(0, len(content), piece)
+        write_pieces(partial, content, reversed(starts), piece)
+        for start in starts:
+            partial.advance(min(start + piece, len(content)))
+        assert partial.verified()
+        return await partial.commit(at)
+
+
+def write_pieces(
+    partial: Partial, content: bytes, starts: Iterable[int], piece: int = 1000
+) -> None:
+    """Put pieces of `content` in their places, out of one buffer that is used again."""
+    buffer = bytearray(piece)
+    for start in starts:
+        length = min(piece, len(content) - start)
+        buffer[:length] = content[start : start + length]
+        partial.write(start, memoryview(buffer)[:length])
 
 
 async def push_image(

@@ -23,6 +23,7 @@ from oci_mesh.spec.manifest import Descriptor
 from oci_mesh.spec.names import NameRecord
 from oci_mesh.store.base import Store, Usage
 from tests.store.content import image, index, push_blob, push_image, read_blob, stamp
+from tests.store.partial_contract import PartialContract
 
 A, B = "team/a", "team/b"
 CONTENT = b"some layer " * 1000
@@ -47,6 +48,8 @@ class BlobContract:
                 assert b"".join(got) == content[start:stop]
             if blob.file is not None:
                 assert blob.file.read() == content
+            assert await blob.available(5, 10) == 10
+            await blob.stored()
 
     async def test_the_empty_blob_is_a_blob(self, store: Store) -> None:
         await push_blob(store, A, b"")
@@ -543,7 +546,7 @@ class NameContract:
         assert await store.repositories() == []
 
 
-class StoreContract(BlobContract, UploadContract, ManifestContract, NameContract):
+class StoreContract(BlobContract, UploadContract, PartialContract, ManifestContract, NameContract):
     """All of it."""
 
     async def test_close_may_be_called_twice(self, store: Store) -> None:

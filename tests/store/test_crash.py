@@ -26,7 +26,7 @@ from oci_mesh.spec.names import NameRecord
 from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.memory import MemoryStore
-from tests.store.content import image, push_blob, read_blob, stamp
+from tests.store.content import image, push_blob, push_pieces, read_blob, stamp, write_pieces
 from tests.store.power import PowerFiles, quick_directory, unowned
 
 A, B = "team/a", "team/b"
@@ -65,6 +65,22 @@ async def push_wrong(store: Store) -> None:
             await upload.commit(Digest.of(b"but that"), stamp(1))
 
 
+async def begin_pieces(store: Store) -> None:
+    """A blob of which some pieces come."""
+    async with await store.partial(B, Digest.of(TWO), len(TWO)) as partial:
+        write_pieces(partial, TWO, [2000, 0])
+        partial.advance(1000)
+
+
+async def push_wrong_pieces(store: Store) -> None:
+    """A blob with a wrong piece."""
+    async with await store.partial(A, Digest.of(ONE), len(ONE)) as partial:
+        partial.write(1, b"not this")
+        partial.advance(len(ONE))
+        with pytest.raises(DigestInvalid):
+            await partial.commit(stamp(1))
+
+
 async def push_sha512(store: Store) -> None:
     """A blob by its other digest."""
     upload_id = await store.create_upload(B, "sha512")
@@ -91,6 +107,9 @@ OPERATIONS: list[Operation] = [
     lambda store: push_blob(store, B, ONE, stamp(8)),
     lambda store: store.merge_names(ELSEWHERE),
     push_sha512,
+    begin_pieces,
+    lambda store: push_pieces(store, B, TWO, stamp(10)),
+    push_wrong_pieces,
 ]
 
 
@@ -202,9 +221,14 @@ async def test_the_pictures_show_a_missing_step(quick_path: Path, files: type[Po
 KILLS = int(os.environ.get("OCI_MESH_TEST_KILLS", "30"))
 
 
-async def run_until_killed(root: Path, seed: int, after_s: float) -> list[list[str]]:
-    """Let a process push, kill it `after_s` after its first word; return what it said."""
-    command = [sys.executable, "-m", "tests.store.pusher", str(root), str(seed)]
+async def run_until_killed(
+    root: Path, seed: int, after_s: float, program: str = "pusher"
+) -> list[list[str]]:
+    """Let a program of `tests.store` push, kill it `after_s` after its first word.
+
+    Returns what it said.
+    """
+    command = [sys.executable, "-m", f"tests.store.{program}", str(root), str(seed)]
     pusher = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     assert pusher.stdout is not None
     said = await asyncio.wait_for(pusher.stdout.readline(), 60)

@@ -4,8 +4,7 @@ import asyncio
 import errno
 import os
 import sqlite3
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.files import Files, storage_error
-from tests.store.content import image, push_blob, read_blob, stamp
+from tests.store.content import image, push_blob, push_pieces, read_blob, stamp, write_pieces
 from tests.store.power import unowned
 
 A = "team/a"
@@ -53,6 +52,15 @@ class FaultyFiles(Files):
             super().write(fd, content[: len(content) // 2])
             raise
         super().write(fd, content)
+
+    def write_at(self, fd: int, offset: int, content: bytes | bytearray | memoryview) -> None:
+        """As `Files.write_at`; a part is written before it fails."""
+        try:
+            self._call("write_at")
+        except OSError:
+            super().write_at(fd, offset, content[: len(content) // 2])
+            raise
+        super().write_at(fd, offset, content)
 
     def truncate(self, fd: int, size: int) -> None:
         """As `Files.truncate`."""
@@ -99,6 +107,7 @@ async def push_with_truncate(store: Store) -> None:
 OPERATIONS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "push": lambda store: push_blob(store, A, ONE, stamp(2)),
     "push with truncate": push_with_truncate,
+    "push pieces": lambda store: push_pieces(store, A, TWO, stamp(2)),
     "put": lambda store: store.put_manifest(A, FIRST, ["v1"], stamp(2)),
     "delete": lambda store: store.delete_blob(A, Digest.of(KEPT), stamp(2)),
     "delete tag": lambda store: store.delete_tag(A, "old", stamp(2)),
@@ -218,16 +227,36 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "file").read_bytes() == TWO
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two MiB."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a small tmpfs needs root")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
+async def test_after_a_write_that_failed_the_rest_is_kept(tmp_path: Path) -> None:
+    """A piece may be written again, by this holder or the next one."""
+    files = FaultyFiles(OSError(errno.EIO, "broken"))
+    async with await DiskStore.open(tmp_path, files) as store:
+        async with await store.partial(A, Digest.of(TWO), len(TWO)) as partial:
+            write_pieces(partial, TWO, range(0, 5000, 1000))
+            files.fail_at = files.calls
+            with pytest.raises(StorageFailed):
+                write_pieces(partial, TWO, [5000])
+            assert files.failed == "write_at"
+        async with await store.partial(A, Digest.of(TWO), len(TWO)) as partial:
+            assert partial.read(0, 5000) == TWO[:5000]
+            write_pieces(partial, TWO, [5000])
+            await partial.commit()
+        assert await read_blob(store, A, Digest.of(TWO)) == TWO
+
+
+def test_short_writes_in_place_are_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, anywhere in a file."""
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data[:7]), at))
+    path = tmp_path / "file"
+    path.write_bytes(bytes(len(TWO)))
+    fd = os.open(path, os.O_RDWR)
+    Files().write_at(fd, 100, memoryview(TWO)[100:])
+    Files().write_at(fd, 0, TWO[:100])
+    os.close(fd)
+    assert path.read_bytes() == TWO
 
 
 async def test_a_disk_that_is_really_full(small_disk: Path) -> None:
@@ -252,4 +281,27 @@ async def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     async with await DiskStore.open(small_disk / "root") as store:
         for content in [*pushed[2:], contents[-1]]:
             assert await read_blob(store, A, Digest.of(content)) == content
+    assert unowned(small_disk / "root") == set()
+
+
+async def test_pieces_on_a_disk_that_fills_up(small_disk: Path) -> None:
+    """Room is not reserved: who finds none left gives up, and what it had is free again."""
+    contents = [os.urandom(1_300_000) for _ in range(2)]
+    async with await DiskStore.open(small_disk / "root") as store:
+        async with (
+            await store.partial(A, Digest.of(contents[0]), len(contents[0])) as first,
+            await store.partial(A, Digest.of(contents[1]), len(contents[1])) as second,
+        ):
+            starts = range(0, len(contents[0]), 100_000)
+            write_pieces(first, contents[0], starts[:8], 100_000)
+            with pytest.raises(StorageFull):
+                write_pieces(second, contents[1], starts, 100_000)
+            await second.discard()
+            await second.close()
+            write_pieces(first, contents[0], starts[8:], 100_000)
+            await first.commit()
+        with pytest.raises(StorageFull):
+            await store.partial(A, Digest.of(contents[1]), len(contents[1]))
+        assert await read_blob(store, A, Digest.of(contents[0])) == contents[0]
+        assert (await store.usage()).uploads == 0
     assert unowned(small_disk / "root") == set()

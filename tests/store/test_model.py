@@ -9,6 +9,7 @@ of what each repository has, and one of records.
 # ruff: noqa: D102 -- the names are sentences
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from itertools import product
 from pathlib import Path
@@ -26,7 +27,7 @@ from oci_mesh.spec.names import NameRecord
 from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.memory import MemoryStore
-from tests.store.content import image, push_blob, read_blob, stamp
+from tests.store.content import image, push_blob, push_pieces, read_blob, stamp
 from tests.store.power import PowerFiles, quick_directory, unowned
 
 REPOSITORIES = ["a", "a/b", "c"]
@@ -127,10 +128,21 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- what happens
 
-    @rule(repository=repositories, digest=blobs, at=st.none() | stamps)
-    def push(self, repository: str, digest: Digest, at: str | None) -> None:
+    @rule(
+        repository=repositories,
+        digest=blobs,
+        at=st.none() | stamps,
+        way=st.sampled_from([push_blob, push_pieces]),
+    )
+    def push(
+        self,
+        repository: str,
+        digest: Digest,
+        at: str | None,
+        way: Callable[..., Awaitable[list[NameRecord]]],
+    ) -> None:
         welcome, new = self.revival(repository, digest, at)
-        operation = push_blob(self.store, repository, BLOBS[digest], at)
+        operation = way(self.store, repository, BLOBS[digest], at)
         result = self.do(operation, None if welcome else BlobUnknown)
         if welcome:
             self.blobs.add((repository, digest))
