@@ -2,7 +2,7 @@
 
 Imports flow one way:
 
-    errors <- spec <- swarm, members, store <- sources <- registry, upstream, mesh <- node
+    errors <- spec, pki <- swarm, members, store <- sources <- registry, upstream, mesh <- node
     node <- serve, cli, web
 """
 
@@ -20,13 +20,15 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"errors", "spec", "tasks"}
 STORE = BASE | {"store"}
 SOURCE = STORE | {"sources", "metrics", "logs"}
-MESH = SOURCE | {"swarm", "members"}
+MESH = SOURCE | {"swarm", "members", "pki"}
 NODE = MESH | {"config", "registry", "upstream", "mesh"}
 MAY_IMPORT = {
     "errors": set(),
     "tasks": set(),
+    "pki": {"errors"},
     "metrics": set(),
     "logs": set(),
+    "quantity": {"errors"},
     "config": {"errors", "spec"},
     "spec": {"errors"},
     "swarm": {"errors", "spec"},
@@ -37,8 +39,8 @@ MAY_IMPORT = {
     "upstream": SOURCE,
     "mesh": MESH,
     "node": NODE,
-    "serve": {"errors", "config", "logs", "node"},
-    "cli": {"errors", "spec", "config", "__init__"},
+    "serve": {"errors", "config", "logs", "node", "quantity"},
+    "cli": {"errors", "spec", "config", "pki", "__init__"},
     "web": {"errors", "spec", "config", "node"},
     "__init__": {"errors", "spec", "store", "sources", "config", "node"},
 }
@@ -52,6 +54,7 @@ HOMES = {
     "aiohttp": {"registry", "upstream", "mesh", "node", "cli/http"},
     "yarl": {"registry", "upstream", "mesh", "node", "cli/http", "cli/registry_client"},
     "click": {"cli", "serve"},
+    "cryptography": {"pki"},
     "msgspec": set(MAY_IMPORT),
     "prometheus_client": {"metrics"},
     "rich": {"cli/progress"},

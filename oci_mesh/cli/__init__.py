@@ -7,6 +7,7 @@ to standard error.
 import click
 
 from oci_mesh import __version__
+from oci_mesh.cli.authority import ca_group, token_group
 from oci_mesh.cli.commands import pull_command, push_command
 from oci_mesh.cli.run import ReportingGroup
 
@@ -15,7 +16,7 @@ from oci_mesh.cli.run import ReportingGroup
 @click.version_option(__version__, prog_name="oci-mesh")
 def main() -> None:
     """Move container images between files and the oci_mesh node on this machine, or any other
-    OCI registry. No docker is needed.
+    OCI registry, no docker needed; and let nodes into a mesh.
 
     \b
     Examples:
@@ -23,8 +24,12 @@ def main() -> None:
       oci-mesh push layout/ 10.0.0.7:5000/team/app:v1 --plain-http
       oci-mesh pull app:v1 app.tar
       oci-mesh pull app:v1 - --format docker-archive | docker load
+      oci-mesh ca init /etc/oci-mesh/ca
+      oci-mesh token create --ca /etc/oci-mesh/ca
     """
 
 
 main.add_command(push_command)
 main.add_command(pull_command)
+main.add_command(ca_group)
+main.add_command(token_group)
