@@ -8,12 +8,13 @@ Six concepts, and where they live (imports go one way, `tests/test_layers.py` ho
     Digest, Reference   what content is called                       spec/      pure
     Store               verified content on this node                store/
     Source              something bytes can be asked of              sources.py
-    Swarm               who fetches which piece from whom            swarm/     pure, to come
+    Swarm               who fetches which piece from whom            swarm/     pure
     Members             who is in the mesh, and the names all share  members/   pure
     Node                all of these, composed and running           node.py
 
-    registry/ is HTTP in, from clients; mesh/ is the IO between nodes; cli/ is `oci-mesh`;
-    serve.py is the daemon; errors.py has one tree of errors; config.py has every setting.
+    registry/ is HTTP in, from clients; mesh/ is the IO between nodes; pki/ is certificates;
+    cli/ is `oci-mesh`; serve.py is the daemon; errors.py has one tree of errors; config.py has
+    every setting.
 
 Names that bring the HTTP stack along (`Node`) are imported when they are first used.
 """
@@ -44,7 +45,7 @@ from oci_mesh.spec.reference import Reference, parse_reference
 if TYPE_CHECKING:
     from oci_mesh.node import Node
     from oci_mesh.sources import Chain, Source
-    from oci_mesh.store.base import Blob, Store, Upload
+    from oci_mesh.store.base import Blob, Partial, Store, Upload
     from oci_mesh.store.disk import DiskStore
     from oci_mesh.store.memory import MemoryStore
 
@@ -68,6 +69,7 @@ __all__ = [
     "NodeConfig",
     "OciError",
     "OciMeshError",
+    "Partial",
     "PeerError",
     "Platform",
     "Reference",
@@ -88,6 +90,7 @@ _LAZY: Final = {
     "DiskStore": "store.disk",
     "MemoryStore": "store.memory",
     "Node": "node",
+    "Partial": "store.base",
     "Source": "sources",
     "Store": "store.base",
     "Upload": "store.base",

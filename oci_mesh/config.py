@@ -13,6 +13,12 @@ from oci_mesh.errors import ConfigError
 
 SPARSE_POLICIES: Final = ("index", "allow", "deny")
 
+# Slower, and even the small pieces of a few senders take longer than other nodes wait for them.
+MIN_RATE: Final = 100_000
+
+# Fewer, and a node that fetches has none left over for gossip: the others would take it for dead.
+MIN_CONNECTIONS: Final = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
@@ -48,8 +54,72 @@ class NodeConfig:
             "if that is on all addresses, the one that other nodes see."
         },
     )
+    ca: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Directory of the mesh's authority (`oci-mesh ca init`), with its key: this "
+            "node signs the certificates of the others. One node needs it, two are better."
+        },
+    )
+    token: str | None = field(
+        default=None,
+        metadata={
+            "help": "Join token (`oci-mesh token create`), or the file that has it: for the first "
+            "start of a node, which gets its certificate for it."
+        },
+    )
+    insecure: bool = field(
+        default=False,
+        metadata={
+            "help": "Speak plain HTTP to other nodes: whoever reaches the mesh listener is one."
+        },
+    )
+    certificate_life: float = field(
+        default=24 * 3600.0,
+        metadata={
+            "help": "Seconds that certificates live which this node signs. A day: they are renewed "
+            "at two thirds of it, and a node that was stolen is out the day after."
+        },
+    )
     zone: str = field(
-        default="", metadata={"help": "Where this node is: nodes of one zone are near each other."}
+        default="",
+        metadata={
+            "help": "Where this node is: nodes of one zone are near each other, and content enters "
+            "a zone once. On Kubernetes the value of topology.kubernetes.io/zone, by the downward "
+            "API."
+        },
+    )
+    upload_rate: int = field(
+        default=0,
+        metadata={
+            "help": "Bytes of content a second to other nodes, all together: 50MB or 400Mbit. "
+            "0: no limit. Clients are not counted."
+        },
+    )
+    download_rate: int = field(
+        default=0,
+        metadata={"help": "Likewise, from other nodes."},
+    )
+    max_connections: int = field(
+        default=256,
+        metadata={
+            "help": "Connections to other nodes, half of them for content. As many from them are "
+            "kept, more only while they are in use. With TLS one costs up to 300 KB, if it is used."
+        },
+    )
+    disk_limit: int = field(
+        default=0,
+        metadata={
+            "help": "Bytes of content that this node may hold, as in 200GB. 0: what the disk has. "
+            "What is beyond is not fetched, and pushes are refused (507)."
+        },
+    )
+    disk_reserve: int | None = field(
+        default=None,
+        metadata={
+            "help": "Bytes that content leaves free on the disk, for what else needs it (this "
+            "node's own database too). Default: 1GiB, or 5 % of a disk below 20 GiB."
+        },
     )
     sparse: str = field(
         default="index",
@@ -81,6 +151,8 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
+        if self.ca is not None:
+            object.__setattr__(self, "ca", Path(self.ca))
         for address in (self.listen, self.mesh_listen, *self.join):
             split_address(address)
         if self.advertise is not None:
@@ -89,12 +161,28 @@ class NodeConfig:
             raise ConfigError(f"sparse is {self.sparse!r}, expected {', '.join(SPARSE_POLICIES)}")
         if self.copies < 1:
             raise ConfigError(f"copies is {self.copies}, expected 1 or more")
+        self._check_limits()
+        if not 0 < self.certificate_life < math.inf:
+            raise ConfigError("certificate_life must be positive")
+        if self.insecure and (self.ca is not None or self.token is not None):
+            raise ConfigError("insecure makes no sense with ca or token: choose one")
         if not (0 < self.upload_expiry < math.inf and 0 <= self.drain < math.inf):  # nor nan
             raise ConfigError("upload_expiry must be positive and drain not negative")
 
+    def _check_limits(self) -> None:
+        for name in ("upload_rate", "download_rate"):
+            if 0 < getattr(self, name) < MIN_RATE or getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 (no limit), or at least {MIN_RATE} (100kB)")
+        if self.max_connections < MIN_CONNECTIONS:
+            raise ConfigError(f"max_connections must be at least {MIN_CONNECTIONS}")
+        if self.disk_limit < 0 or (self.disk_reserve or 0) < 0:
+            raise ConfigError("disk_limit and disk_reserve must not be negative")
+
     def shown(self) -> dict[str, str]:
-        """All settings as text, for a person to check."""
+        """All settings as text, for a person to check; the token is a secret."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.token is not None:
+            values["token"] = "(not shown)"
         return {
             name: " ".join(value)
             if isinstance(value, tuple)

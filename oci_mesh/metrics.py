@@ -46,8 +46,15 @@ class Metrics:
         )
         self.peer_faults = Counter(
             "oci_mesh_peer_faults",
-            "What went wrong with other nodes: unreachable (or no valid answer), cut, corrupt.",
+            "What went wrong with other nodes: unreachable, cut, stalled, slow (another was "
+            "quicker), missing (it said that it has something), nonsense, corrupt.",
             ["peer", "fault"],
+            registry=registry,
+        )
+        self.pieces = Counter(
+            "oci_mesh_piece_requests",
+            "Pieces of blobs asked of other nodes, by what came of it: received, or why not.",
+            ["outcome"],
             registry=registry,
         )
         self.replicated = Counter(

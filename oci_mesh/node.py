@@ -20,15 +20,26 @@ from oci_mesh.errors import ConfigError, Unavailable
 from oci_mesh.members import table
 from oci_mesh.members.clock import HybridClock
 from oci_mesh.members.table import Member
+from oci_mesh.mesh.bulk import BulkClient
 from oci_mesh.mesh.client import PeerClient
+from oci_mesh.mesh.credentials import Credentials
+from oci_mesh.mesh.door import Door, peer_of
+from oci_mesh.mesh.enrolment import Issuer, Keeper, obtain
+from oci_mesh.mesh.gate import Gate
 from oci_mesh.mesh.gossip import Gossip
-from oci_mesh.mesh.identity import load_node_id
+from oci_mesh.mesh.identity import Identity, load_identity
+from oci_mesh.mesh.peers import Peers
+from oci_mesh.mesh.pieces import Pieces
 from oci_mesh.mesh.publisher import MeshPublisher
+from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.replication import Replication
 from oci_mesh.mesh.server import PeerServer
 from oci_mesh.mesh.source import MeshSource
+from oci_mesh.mesh.statements import Signer, Statements
+from oci_mesh.mesh.transfer import Tools
 from oci_mesh.mesh.wire import NODE_HEADER
 from oci_mesh.metrics import Metrics
+from oci_mesh.pki.certificates import server_name
 from oci_mesh.registry import responses
 from oci_mesh.registry.api import Registry
 from oci_mesh.registry.manifests import Sparse
@@ -36,6 +47,9 @@ from oci_mesh.registry.server import Handler, RegistryServer
 from oci_mesh.sources import Chain
 from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
+from oci_mesh.swarm.rate import Rate
+from oci_mesh.swarm.uplink import Uplink
+from oci_mesh.swarm.window import MOST, Window
 from oci_mesh.tasks import Background
 
 _log = logging.getLogger(__name__)
@@ -63,6 +77,8 @@ class Node:
         self.metrics = Metrics()
         self.store: Store
         self.source: Chain
+        self.identity: Identity
+        self.credentials: Credentials | None = None
         self._stack = AsyncExitStack()
         self._registry: Handler = _starting
         self._peers: Handler = _starting
@@ -111,13 +127,34 @@ class Node:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self.config
-        self.store = await stack.enter_async_context(await DiskStore.open(config.root))
-        client = PeerClient(node_id := load_node_id(config.root, config.name))
-        await stack.enter_async_context(client)
+        store = DiskStore.open(config.root, limit=config.disk_limit, reserve=config.disk_reserve)
+        self.store = await stack.enter_async_context(await store)
+        self.identity = identity = load_identity(config.root, config.name)
+        issuer = None if config.ca is None else Issuer(config.ca, config.certificate_life)
+        self.credentials = credentials = await self._secure(identity, issuer)
+        client = await stack.enter_async_context(
+            PeerClient(identity.id, credentials, limit=config.max_connections // 2)
+        )
+        bulk = await stack.enter_async_context(
+            BulkClient(
+                {NODE_HEADER: identity.id},
+                ssl=None if credentials is None else lambda: credentials.client,
+                server_name=server_name,
+                limit=config.max_connections // 2,
+                rate=_rate(config.download_rate),
+            )
+        )
         background = await stack.enter_async_context(Background())
         host, port = split_address(config.mesh_listen)
         self._mesh_server = await stack.enter_async_context(
-            RegistryServer(self._handle_peer, host, port, drain_s=min(config.drain, PEER_DRAIN_S))
+            RegistryServer(
+                self._handle_peer,
+                host,
+                port,
+                drain_s=min(config.drain, PEER_DRAIN_S),
+                tls=None if credentials is None else credentials.server,
+                max_connections=config.max_connections,
+            )
         )
         host, port = split_address(config.listen)
         pages = {"/healthz": _healthy, "/readyz": self._ready, "/metrics": self._show_metrics}
@@ -125,7 +162,11 @@ class Node:
             RegistryServer(self._handle_client, host, port, pages=pages, drain_s=config.drain)
         )
         self._warn_if_exposed()
-        gossip = self._compose(client, background, node_id)
+        gossip = self._compose(client, bulk, background, identity, credentials)
+        if credentials is not None:
+            keeper = Keeper(credentials, issuer, gossip, client, config.join, _hosts(config))
+            self._peers = Door(credentials, issuer, keeper, gossip, client, self._peers).handle
+            background.spawn(keeper.run())
         await gossip.start()
         stack.push_async_callback(gossip.leave)
         background.spawn(gossip.run())
@@ -136,42 +177,81 @@ class Node:
         config = self.config
         if not is_loopback(split_address(config.listen)[0]):
             _log.warning("whoever reaches %s may push and delete: it has no accounts", self.url)
-        if not is_loopback(split_address(config.mesh_listen)[0]):
+        if config.insecure and not is_loopback(split_address(config.mesh_listen)[0]):
             _log.warning(
                 "nodes do not prove who they are: let only nodes reach %s (a firewall, a network "
                 "of their own)",
                 config.mesh_listen,
             )
 
-    def _compose(self, client: PeerClient, background: Background, node_id: str) -> Gossip:
+    async def _secure(self, identity: Identity, issuer: Issuer | None) -> Credentials | None:
+        """What TLS between nodes needs; None for plain HTTP, on loopback or if so asked."""
+        config = self.config
+        if config.insecure:
+            return None
+        credentials = await obtain(
+            identity, config.root, issuer, config.token, config.join, _hosts(config)
+        )
+        if credentials is None and not is_loopback(split_address(config.mesh_listen)[0]):
+            raise ConfigError(
+                f"others than this machine reach {config.mesh_listen}, so nodes must prove who "
+                "they are. The first node: `oci-mesh ca init DIR`, then --ca DIR. Every other: "
+                "--token with what `oci-mesh token create --ca DIR` prints there. Or --insecure, "
+                "if nobody but nodes reaches that network"
+            )
+        return credentials
+
+    def _compose(
+        self,
+        client: PeerClient,
+        bulk: BulkClient,
+        background: Background,
+        identity: Identity,
+        credentials: Credentials | None,
+    ) -> Gossip:
         """Make the parts and hand each what it needs: the only place that knows them all."""
         config, metrics, store = self.config, self.metrics, self.store
         me = Member(
-            id=node_id,
+            id=identity.id,
             address=config.advertise or self._mesh_server.authority,
             zone=config.zone,
             incarnation=time.time_ns() // 1_000_000,
             registry=self._server.url,
+            signs=config.ca is not None,
         )
         try:
             table.validate(me)
         except ValueError as error:  # the other nodes would refuse it without a word
             raise ConfigError(f"no node of a mesh can be like this: {error}") from None
-        clock = HybridClock(node_id)
+        clock = HybridClock(identity.id)
         gossip = Gossip(me, clock, store, client, config.join)
-        mesh = MeshSource(store, gossip, client, metrics, background)
+        rendezvous = Rendezvous(gossip, client)
+        statements = Statements(store, Signer(identity, credentials), background)
+        gate = Gate(Uplink(), _rate(config.upload_rate))
+        window = Window(min(MOST, config.max_connections // 2), config.download_rate)
+        tools = Tools(store, bulk, gate, window, Peers(gossip, client, metrics), metrics)
+        mesh = MeshSource(tools, gossip, rendezvous, statements, client, background)
         self.source = Chain([store, mesh])
-        replication = Replication(gossip, client, self.source, config.copies)
+        replication = Replication(gossip, client, rendezvous, self.source, config.copies)
         publisher = MeshPublisher(clock, gossip, replication)
         self._registry = Registry(
             store, self.source, publisher, metrics, sparse=Sparse(config.sparse)
         ).handle
-        own = Registry(store, store, publisher, metrics, read_only=True, sent=self._sent_to_peer)
-        self._peers = PeerServer(gossip, replication, own.handle).handle
+        own = Registry(
+            store,
+            store,
+            publisher,
+            metrics,
+            read_only=True,
+            sent=self._sent_to_peer,
+            pace=gate.pace,
+        )
+        pieces = Pieces(store, statements, gate, mesh.fetching, _peer, self._sent_to_peer)
+        self._peers = PeerServer(gossip, replication, rendezvous, pieces, own.handle).handle
         return gossip
 
     def _sent_to_peer(self, request: web.BaseRequest, size: int) -> None:
-        peer = request.headers.get(NODE_HEADER, "")
+        peer = _peer(request)
         known = self._gossip is not None and any(m.id == peer for m in self._gossip.live())
         self.metrics.peer_sent.labels(peer if known else "unknown").inc(size)
 
@@ -208,6 +288,23 @@ class Node:
             metrics.members.set(len(self.members()) + 1)
             metrics.names.set(len(self._gossip.register))
         return responses.raw(metrics.render(), metrics_module.CONTENT_TYPE)
+
+
+def _peer(request: web.BaseRequest) -> str:
+    """Which node asks: as its certificate proves, or without TLS, as it says."""
+    claimed: str = request.headers.get(NODE_HEADER, "")
+    return peer_of(request) or claimed
+
+
+def _hosts(config: NodeConfig) -> list[str]:
+    """Where others reach this node, as far as it is said; who signs sees the rest."""
+    host = split_address(config.advertise or config.mesh_listen)[0]
+    return [] if host in ("0.0.0.0", "::") else [host]
+
+
+def _rate(limit: int) -> Rate | None:
+    """A limit of the settings; 0 is none."""
+    return Rate(limit) if limit else None
 
 
 async def _healthy(request: web.BaseRequest) -> web.StreamResponse:

@@ -12,16 +12,33 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from oci_mesh import logs
-from oci_mesh.config import SPARSE_POLICIES, NodeConfig
-from oci_mesh.errors import OciMeshError
+from oci_mesh.config import MIN_CONNECTIONS, SPARSE_POLICIES, NodeConfig
+from oci_mesh.errors import ConfigError, OciMeshError
 from oci_mesh.node import Node
+from oci_mesh.quantity import parse_rate, parse_size
 
 _log = logging.getLogger("oci_mesh.serve")
+
+# The zone too, in a pod that is given its label topology.kubernetes.io/zone under this name. From
+# 1.35 on (1.33 with PodTopologyLabelsAdmission) Kubernetes copies that from the node to its pods.
+KUBERNETES_ZONE: Final = "TOPOLOGY_KUBERNETES_IO_ZONE"
+
+
+def _amount(parse: Callable[[str], int]) -> dict[str, Any]:
+    """What `_setting` needs for a size or a rate, as `parse` reads it."""
+
+    def read(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+        try:
+            return None if text is None else parse(text)
+        except ConfigError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return {"type": str, "callback": read}
 
 
 def _setting(name: str, **extra: Any) -> Callable[[Any], Any]:
@@ -73,7 +90,16 @@ def _as_typed(key: str, value: Any, option: click.Parameter) -> str | list[str]:
 @_setting("join", metavar="HOST:PORT", multiple=True)
 @_setting("name")
 @_setting("advertise", metavar="HOST:PORT")
-@_setting("zone")
+@_setting("ca", type=click.Path(path_type=Path, file_okay=False))
+@_setting("token")
+@_setting("insecure", is_flag=True)
+@_setting("certificate_life", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
+@_setting("zone", envvar=["OCI_MESH_ZONE", KUBERNETES_ZONE])
+@_setting("upload_rate", metavar="RATE", **_amount(parse_rate))
+@_setting("download_rate", metavar="RATE", **_amount(parse_rate))
+@_setting("max_connections", type=click.IntRange(min=MIN_CONNECTIONS))
+@_setting("disk_limit", metavar="SIZE", **_amount(parse_size))
+@_setting("disk_reserve", metavar="SIZE", **_amount(parse_size))
 @_setting("sparse", type=click.Choice(SPARSE_POLICIES))
 @_setting("copies", type=click.IntRange(min=1))
 @_setting("upload_expiry", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")

@@ -2,7 +2,7 @@
 
 A store is a source, the mesh is one, an upstream is one; a `Chain` of sources is one too. Which
 piece of a blob comes from whom is not decided here: a source that gathers a blob from many peers
-returns it as a `Blob` whose `chunks` come as they are verified.
+returns it as a `Blob` whose bytes are `available` as they are verified.
 """
 
 import asyncio
@@ -94,12 +94,10 @@ class Chain:
 async def bring(source: Source, repository: str, digest: Digest) -> None:
     """Have a chain's store hold a blob that another of its sources may have.
 
-    A source that fetches keeps what it fetched, and gives the last byte when all are verified and
-    stored: so reading that one is enough. Raises as `Source.blob` and `Blob.chunks` do.
+    A source that fetches keeps what it fetched. Raises as `Source.blob` and `Blob.stored` do.
     """
     async with await source.blob(repository, digest) as blob:
-        async for _ in blob.chunks(max(0, blob.size - 1), blob.size):
-            pass
+        await blob.stored()
 
 
 class SingleFlight(Generic[Key, Value]):

@@ -47,6 +47,15 @@ def test_what_is_no_address_is_refused_with_the_form_of_one(text: str) -> None:
         ({"upload_expiry": 0.0}, "upload_expiry"),
         ({"upload_expiry": -1.0}, "upload_expiry"),
         ({"drain": -1.0}, "drain"),
+        ({"certificate_life": 0.0}, "certificate_life"),
+        ({"upload_rate": -1}, "upload_rate"),
+        ({"upload_rate": 99_999}, "upload_rate"),
+        ({"download_rate": 1}, "download_rate"),
+        ({"max_connections": 15}, "max_connections"),
+        ({"disk_limit": -1}, "disk_limit"),
+        ({"disk_reserve": -1}, "disk_reserve"),
+        ({"insecure": True, "token": "x"}, "insecure"),
+        ({"insecure": True, "ca": Path("x")}, "insecure"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(settings: dict[str, Any], named: str) -> None:

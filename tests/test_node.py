@@ -181,6 +181,14 @@ def _config(root: Path, **settings: str) -> NodeConfig:
     return NodeConfig(root=root / "a", **{**defaults, **settings})  # type: ignore[arg-type]
 
 
+async def test_nodes_prove_who_they_are_unless_told_otherwise(tmp_path: Path) -> None:
+    """On more than loopback a node does not start without; the message has the ways out."""
+    with pytest.raises(ConfigError, match=r"(?s)--ca .*--token .*--insecure"):
+        await Node(_config(tmp_path, mesh_listen="0.0.0.0:0")).__aenter__()
+    async with Node(_config(tmp_path, listen="0.0.0.0:0")):
+        pass  # that is for clients
+
+
 # -- the end
 
 
@@ -270,12 +278,12 @@ async def test_uploads_that_nobody_continues_are_dropped(tmp_path: Path, client:
     [
         ({}, 0),
         ({"listen": "0.0.0.0:0"}, 1),
-        ({"mesh_listen": "0.0.0.0:0"}, 1),
+        ({"mesh_listen": "0.0.0.0:0", "insecure": True}, 1),
         ({"listen": "localhost:0", "mesh_listen": "127.0.0.2:0"}, 0),
     ],
 )
 async def test_what_is_open_to_the_network_is_said(
-    settings: dict[str, str], warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: dict[str, str | bool], warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A listener on more than loopback is warned of: nobody has to prove anything there yet."""
     async with running(tmp_path, "a", **settings):

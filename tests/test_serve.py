@@ -87,6 +87,12 @@ SETTINGS = [
     ("copies", 3, 4, 5),
     ("upload-expiry", 1.5, 2.0, 3.0),
     ("drain", 1.5, 0.0, 3.0),
+    ("certificate-life", 1.5, 2.0, 3.0),
+    ("upload-rate", 100_000, 200_000, 0),
+    ("download-rate", 100_000, 200_000, 0),
+    ("max-connections", 16, 17, 18),
+    ("disk-limit", 1, 2, 3),
+    ("disk-reserve", 1, 2, 0),
 ]
 
 
@@ -128,6 +134,52 @@ def test_join_is_given_many_times_in_each_place(command: Command) -> None:
         assert served.shown["join"].startswith(f"{value}  ({origin}")
 
 
+def test_amounts_have_units_in_each_place(command: Command) -> None:
+    """Rates in bytes or bits, sizes in bytes; what they come to is shown."""
+    for served in (
+        command("--upload-rate", "100Mbit", "--disk-limit", "1.5 GiB"),
+        command(env={"UPLOAD_RATE": "12.5MB/s", "DISK_LIMIT": "1536MiB"}),
+        command(toml='upload-rate = "12500kB"\ndisk-limit = 1610612736\n'),
+    ):
+        assert served.config is not None, served.result.output
+        assert served.config.upload_rate == 12_500_000
+        assert served.config.disk_limit == 3 * 2**29
+        assert served.shown["upload-rate"].startswith("12500000  (")
+
+
+def test_the_zone_comes_from_kubernetes_if_nobody_says_another(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The label of the node, which a pod may be given as a variable; empty where there is none."""
+    monkeypatch.setenv("TOPOLOGY_KUBERNETES_IO_ZONE", "eu-1a")
+    for served, zone in (
+        (command(), "eu-1a"),
+        (command(env={"ZONE": ""}), "eu-1a"),
+        (command(env={"ZONE": "rack-7"}), "rack-7"),
+        (command("--zone", "rack-8", env={"ZONE": "rack-7"}), "rack-8"),
+    ):
+        assert served.config is not None, served.result.output
+        assert served.config.zone == zone
+    monkeypatch.setenv("TOPOLOGY_KUBERNETES_IO_ZONE", "")
+    assert command().shown["zone"] == "  (default)"
+
+
+def test_a_token_comes_from_anywhere_and_is_never_printed(command: Command) -> None:
+    """It is a secret; and it excludes `insecure`."""
+    for served in (
+        command("--token", "secret"),
+        command(env={"TOKEN": "secret"}),
+        command(toml='token = "secret"\n'),
+    ):
+        assert served.config is not None, served.result.output
+        assert served.config.token == "secret"
+        assert "secret" not in served.result.output
+    assert command("--insecure").shown["insecure"] == "True  (argument)"
+    assert command(toml="insecure = true\n").shown["insecure"] == "True  (config file)"
+    _assert_refused(command("--insecure", "--token", "secret"), "insecure")
+    _assert_refused(command("--insecure", "--ca", "/x"), "insecure")
+
+
 def test_the_root_and_the_file_can_come_from_anywhere(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +215,13 @@ def test_the_root_and_the_file_can_come_from_anywhere(
         ("upload-expiry = 0", "upload-expiry"),
         ("drain = 'long'", "drain"),
         ("drain = nan", "drain"),
+        ("upload-rate = '50Mb'", "upload-rate"),
+        ("upload-rate = true", "upload-rate"),
+        ("upload-rate = -1", "upload-rate"),
+        ("download-rate = 1", "download_rate"),
+        ("disk-limit = '1Gbit'", "disk-limit"),
+        ("disk-reserve = ''", "disk-reserve"),
+        ("max-connections = 1", "max-connections"),
         ("log-level = 'loud'", "log-level"),
     ],
 )

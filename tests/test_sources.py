@@ -1,11 +1,12 @@
 """A chain of sources answers like one; work that many ask for is done once."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
 from oci_mesh.errors import BlobUnknown, ManifestUnknown, PeerError, StorageFailed
-from oci_mesh.sources import Chain, SingleFlight, Source
+from oci_mesh.sources import Chain, SingleFlight, Source, bring
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
 from oci_mesh.store.base import Blob
@@ -103,6 +104,52 @@ async def test_referrers_come_from_all_each_once_in_order() -> None:
 
 def _key(found: Descriptor) -> str:
     return found.digest
+
+
+class Incoming(MemoryBlob):
+    """A blob whose bytes can be read before it is stored, if it will be."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__(DIGEST, CONTENT)
+        self.asked, self.settled, self.closed = asyncio.Event(), asyncio.Event(), False
+        self._error = error
+
+    async def stored(self) -> None:
+        """Once `settled`."""
+        self.asked.set()
+        await self.settled.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def close(self) -> None:
+        """As `Blob.close`."""
+        self.closed = True
+
+
+@pytest.mark.parametrize("error", [None, PeerError("all left")])
+async def test_bring_waits_until_it_is_stored(error: PeerError | None) -> None:
+    """To have verified bytes is not enough: whoever asks goes on to say that they are kept."""
+    incoming = Incoming(error)
+
+    class Fetching(Fake):
+        async def blob(self, repository: str, digest: Digest) -> Blob:
+            return incoming
+
+    async with asyncio.TaskGroup() as group:
+        bringing = group.create_task(_outcome(bring(Fetching(), "app", DIGEST)))
+        await asyncio.wait_for(incoming.asked.wait(), 30)
+        assert not bringing.done()
+        incoming.settled.set()
+        assert await bringing is error
+    assert incoming.closed
+
+
+async def _outcome(work: Awaitable[None]) -> Exception | None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 -- a test looks at it
+        return error
+    return None
 
 
 class Work:

@@ -73,6 +73,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     """It said goodbye."""
     registry: str = ""
     """The URL of its client listener; for people to read, never dialled."""
+    signs: bool = False
+    """It holds the mesh's authority, and signs certificates."""
 
 
 @dataclass(slots=True)
@@ -249,6 +251,7 @@ def _life(member: Member) -> tuple[int, int]:
     return member.incarnation, member.heartbeat
 
 
-def _rank(member: Member) -> tuple[int, int, bool, str, str, str]:
+def _rank(member: Member) -> tuple[int, int, bool, str, str, str, bool]:
     """Total, so that all nodes keep the same one of any two entries."""
-    return (*_life(member), member.left, member.address, member.zone, member.registry)
+    said = member.address, member.zone, member.registry, member.signs
+    return (*_life(member), member.left, *said)

@@ -5,17 +5,23 @@ Failures become `PeerError`s. Nothing that comes back is trusted: callers verify
 
 import asyncio
 import io
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Final, Self
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import Final, Protocol, Self
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from oci_mesh.errors import PeerError
 from oci_mesh.mesh import wire
-from oci_mesh.mesh.wire import Exchange, Replicate
+from oci_mesh.mesh.wire import Attend, Exchange, Lookup, Replicate, Roster
+from oci_mesh.pki import certificates
+from oci_mesh.pki.application import Application
+from oci_mesh.pki.trust import MAX_TRUST_BYTES
 from oci_mesh.spec.manifest import MAX_MANIFEST_BYTES
+from oci_mesh.swarm.statement import Statement
 
 # A node that does not take a connection within this is treated as gone. Between nodes of one
 # cluster this is 100 round trips and more; a SYN that was lost is sent again after 1 s.
@@ -27,12 +33,18 @@ STALL_S: Final = 5.0
 # A look-up or a gossip in all: one that takes longer helps nobody who is waiting.
 ANSWER_S: Final = 5.0
 
+# For a certificate: the node may hand the application on to others in turn, some of them gone.
+ENROL_S: Final = 10.0
+
+# For the list of a blob's pieces: whoever is asked first has to hash all of it, a second per GiB.
+STATE_S: Final = 60.0
+
 # How long a push waits for one copy in all. It has to be larger than any image takes on a slow
 # link; without it, a node that never gets anywhere but says that it works would hold up the push.
 REPLICATE_S: Final = 3600.0
 
-# Sockets to all other nodes; a request beyond waits for one.
-MAX_CONNECTIONS: Final = 256
+# Connections to all other nodes; a request beyond waits for one, as long as for a connection.
+MAX_CONNECTIONS: Final = 64
 
 # The answer of a referrers query of one node: as much as a manifest.
 _MAX_LIST_BYTES: Final = MAX_MANIFEST_BYTES
@@ -43,17 +55,33 @@ _MAX_REASON_BYTES: Final = 500
 Fetched = tuple[bytes, str]
 
 
-class PeerClient:
-    """One session for all peers; `async with` it."""
+class Tls(Protocol):
+    """What this node shows to others, and whom it believes."""
 
-    def __init__(self, node_id: str) -> None:
+    @property
+    def client(self) -> ssl.SSLContext:
+        """As of now: each connection is made with the one that is current then."""
+
+
+class PeerClient:
+    """One session for all peers; `async with` it. Without `tls` it speaks plain HTTP.
+
+    With it, every connection is to a node of this mesh, and where `member_id` is given, to that
+    one: the handshake fails otherwise.
+    """
+
+    def __init__(self, node_id: str, tls: Tls | None = None, limit: int = MAX_CONNECTIONS) -> None:
         self._node_id = node_id
+        self._tls = tls
+        self._limit = limit
+        # Those who only wait for news leave connections for what is urgent: gossip, look-ups.
+        self._waiting = asyncio.Semaphore(max(1, limit // 2))
         self._open: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._open = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=STALL_S),
+            connector=aiohttp.TCPConnector(limit=self._limit),
+            timeout=_timeout(STALL_S),
             headers={wire.NODE_HEADER: self._node_id},
             auto_decompress=False,
             read_bufsize=1024 * 1024,
@@ -65,22 +93,23 @@ class PeerClient:
         if self._open is not None:
             await self._open.close()
 
-    async def exchange(self, address: str, message: Exchange) -> Exchange:
+    async def exchange(
+        self, address: str, message: Exchange, member_id: str | None = None
+    ) -> Exchange:
         """Gossip with the node at `address`."""
+        body = wire.encode(message)
         async with (
             _deadline(address, ANSWER_S),
-            self._request(
-                "POST", address, wire.EXCHANGE_PATH, body=wire.encode(message)
-            ) as response,
+            self._request("POST", address, wire.EXCHANGE_PATH, member_id, body=body) as response,
         ):
             body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
         return wire.decode(body, Exchange)
 
-    async def stat(self, address: str, path: str) -> int | None:
+    async def stat(self, address: str, path: str, member_id: str | None = None) -> int | None:
         """The size of what the node itself has under `path`; None if it has not."""
         async with (
             _deadline(address, ANSWER_S),
-            self._request("HEAD", address, path, missing_ok=True) as response,
+            self._request("HEAD", address, path, member_id, missing_ok=True) as response,
         ):
             if response.status == 404:
                 return None
@@ -88,29 +117,78 @@ class PeerClient:
                 raise PeerError(f"{address} gave no size for {path}")
             return response.content_length
 
-    async def fetch(self, address: str, path: str, limit: int = _MAX_LIST_BYTES) -> Fetched | None:
+    async def fetch(
+        self,
+        address: str,
+        path: str,
+        limit: int = _MAX_LIST_BYTES,
+        member_id: str | None = None,
+    ) -> Fetched | None:
         """A small document and its Content-Type; None if the node does not have it."""
         async with (
             _deadline(address, ANSWER_S),
-            self._request("GET", address, path, missing_ok=True) as response,
+            self._request("GET", address, path, member_id, missing_ok=True) as response,
         ):
             if response.status == 404:
                 return None
             return await _bounded(response, limit), response.headers.get("Content-Type", "")
 
     async def chunks(
-        self, address: str, path: str, start: int, size: int
+        self, address: str, path: str, start: int, size: int, member_id: str | None = None
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob of `size` from `start` on, as they come: exactly so many."""
         headers = {"Range": f"bytes={start}-"} if start else {}
-        async with self._request("GET", address, path, headers=headers) as response:
+        async with self._request("GET", address, path, member_id, headers=headers) as response:
             left = size - start
             if response.status != (206 if start else 200) or response.content_length != left:
                 raise PeerError(f"{address} did not answer with bytes {start}-{size} of {path}")
             async for chunk in response.content.iter_any():
                 yield chunk
 
-    async def replicate(self, address: str, message: Replicate) -> None:
+    async def attend(self, address: str, message: Attend, member_id: str | None = None) -> Roster:
+        """Enter the swarm of a blob at its rendezvous; the answer may wait `message.wait_s`."""
+        async with (
+            self._waiting if message.wait_s > 0 else nullcontext(),
+            _deadline(address, ANSWER_S + message.wait_s),
+            self._request(
+                "POST",
+                address,
+                wire.SWARM_PATH,
+                member_id,
+                body=wire.encode(message),
+                stall_s=ANSWER_S + message.wait_s,
+            ) as response,
+        ):
+            body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
+        return wire.decode(body, Roster)
+
+    async def statement(
+        self, address: str, message: Lookup, member_id: str | None = None
+    ) -> Statement | None:
+        """The list of a blob's pieces, as the node says; None if it has nothing of the blob.
+
+        It may have to read all of the blob for that.
+        """
+        async with (
+            _deadline(address, STATE_S),
+            self._request(
+                "POST",
+                address,
+                wire.STATEMENT_PATH,
+                member_id,
+                body=wire.encode(message),
+                missing_ok=True,
+                stall_s=STATE_S,
+            ) as response,
+        ):
+            if response.status == 404:
+                return None
+            body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
+        return wire.decode(body, Statement)
+
+    async def replicate(
+        self, address: str, message: Replicate, member_id: str | None = None
+    ) -> None:
         """Have the node hold a manifest and all it needs; returns when it does.
 
         It sends a line now and then while it works, so `STALL_S` tells a dead node from a slow one.
@@ -118,7 +196,7 @@ class PeerClient:
         body, tail = wire.encode(message), b""
         async with (
             _deadline(address, REPLICATE_S),
-            self._request("POST", address, wire.REPLICATE_PATH, body=body) as response,
+            self._request("POST", address, wire.REPLICATE_PATH, member_id, body=body) as response,
         ):
             async for chunk in response.content.iter_any():
                 tail = (tail + chunk)[-_MAX_REASON_BYTES:]
@@ -126,30 +204,88 @@ class PeerClient:
         if last != b"held":
             raise PeerError(f"{address} could not take a copy: {last.decode(errors='replace')!r}")
 
+    async def enrol(
+        self, address: str, application: Application, member_id: str | None = None
+    ) -> tuple[int, bytes]:
+        """Ask for a certificate; the status of the answer, and the answer."""
+        body = msgspec.json.encode(application)
+        async with (
+            _deadline(address, ENROL_S),
+            self._request(
+                "POST",
+                address,
+                wire.ENROL_PATH,
+                member_id,
+                body=body,
+                stall_s=ENROL_S,
+                refusal_ok=True,
+            ) as response,
+        ):
+            return response.status, await _bounded(response, MAX_TRUST_BYTES * 4)
+
+    async def trust(self, address: str, member_id: str) -> bytes:
+        """The list of the mesh's authorities that the node has."""
+        async with (
+            _deadline(address, ANSWER_S),
+            self._request("GET", address, wire.TRUST_PATH, member_id) as response,
+        ):
+            return await _bounded(response, MAX_TRUST_BYTES)
+
+    async def public_key(self, address: str, member_id: str) -> bytes | None:
+        """The key of the node `member_id`, if it is there and proves that it has it; or None."""
+        assert self._tls is not None, "without TLS no key is proved"
+        host, _, port = address.rpartition(":")
+        name = certificates.server_name(member_id)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, writer = await asyncio.open_connection(
+                    host.strip("[]"), int(port), ssl=self._tls.client, server_hostname=name
+                )
+        except (OSError, ValueError):  # TimeoutError and ssl.SSLError are OSErrors
+            return None
+        try:
+            session: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            return certificates.read(session.getpeercert(binary_form=True) or b"").public_key
+        finally:
+            writer.transport.abort()
+
     @asynccontextmanager
     async def _request(
         self,
         method: str,
         address: str,
         path: str,
+        member_id: str | None,
         *,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
         missing_ok: bool = False,
+        refusal_ok: bool = False,
+        stall_s: float = STALL_S,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._open is not None, "used outside `async with`"
         with _named(address):
-            url = URL(f"http://{address}{path}", encoded=True)
+            tls = self._tls
+            scheme = "http" if tls is None else "https"
+            url = URL(f"{scheme}://{address}{path}", encoded=True)
             async with self._open.request(
                 method,
                 url,
                 data=io.BytesIO(body) if body else None,
                 headers=headers,
                 allow_redirects=False,
+                timeout=_timeout(stall_s),
+                ssl=True if tls is None else tls.client,
+                server_hostname=None if tls is None else certificates.server_name(member_id),
             ) as response:
-                if response.status >= 300 and not (missing_ok and response.status == 404):
+                accepted = refusal_ok or (missing_ok and response.status == 404)
+                if response.status >= 300 and not accepted:
                     raise PeerError(f"{address} answered {response.status} to {method} {path}")
                 yield response
+
+
+def _timeout(stall_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=stall_s)
 
 
 @contextmanager

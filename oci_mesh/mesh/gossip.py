@@ -124,7 +124,7 @@ class Gossip:
         async def tell(member: Member) -> None:
             async with gate:
                 try:
-                    await self._client.exchange(member.address, message)
+                    await self._client.exchange(member.address, message, member.id)
                 except PeerError as error:
                     self.failed(member.id)
                     _log.info("%s learns of changed names by gossip later: %s", member.id, error)
@@ -176,14 +176,15 @@ class Gossip:
             self.table.me, members=self.table.entries(), buckets=self.register.buckets()
         )
         try:
-            reply = await self._client.exchange(address, message)
+            reply = await self._client.exchange(address, message, member_id)
             if self._is_me(reply.sender):
                 return  # a seed that is this node
             await self._learn(_seen(reply.sender, address.rpartition(":")[0]), reply)
             self._take_address(reply.you)
             wanted = self._some_records(reply.want)
             if wanted:
-                await self._client.exchange(address, Exchange(self.table.me, records=wanted))
+                news = Exchange(self.table.me, records=wanted)
+                await self._client.exchange(address, news, member_id)
         except PeerError as error:
             if member_id is not None:
                 self.failed(member_id)

@@ -5,7 +5,8 @@ Who has something is asked of the nodes themselves, a few and then more at a tim
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from oci_mesh.errors import OciMeshError, PeerError
@@ -24,6 +25,8 @@ WAVES: Final = (4, 16, 64, 256)
 # A node that sent wrong bytes is asked for nothing for this long. A disk that goes bad lies again.
 BAN_S: Final = 600.0
 
+_ABSENCES: Final = frozenset({"unreachable", "cut", "stalled"})
+
 Found = TypeVar("Found")
 
 
@@ -35,6 +38,25 @@ class Peers:
         self._client = client
         self._metrics = metrics
         self._banned: dict[str, float] = {}
+        self._watchers: set[Callable[[], None]] = set()
+
+    @property
+    def me(self) -> str:
+        """This node's id."""
+        return self._gossip.table.me.id
+
+    def is_banned(self, node_id: str) -> bool:
+        """Whether it sent wrong bytes, not long ago."""
+        return self._banned.get(node_id, 0.0) > _now()
+
+    @contextmanager
+    def watched(self, banned: Callable[[], None]) -> Iterator[None]:
+        """Have `banned` called, within the block, when one more node is."""
+        self._watchers.add(banned)
+        try:
+            yield
+        finally:
+            self._watchers.discard(banned)
 
     def candidates(self, digest: Digest) -> list[Member]:
         """Whom to ask, in an order that is this content's own: no node is everyone's first."""
@@ -53,7 +75,7 @@ class Peers:
         rest = [member for member in self.candidates(digest) if member.id not in without]
         for count in _waves(len(rest)):
             wave, rest = rest[:count], rest[count:]
-            answers = await self.ask(wave, lambda m: self._client.stat(m.address, path))
+            answers = await self.ask(wave, lambda m: self._client.stat(m.address, path, m.id))
             found = [(member, size) for member, size in answers if size is not None]
             if found:
                 return found
@@ -71,21 +93,28 @@ class Peers:
                 try:
                     answers[member.id] = await ask(member)
                 except PeerError as error:
-                    self.blame(member, "unreachable", error)
+                    self.blame(member.id, "unreachable", error)
 
         async with asyncio.TaskGroup() as group:
             for member in members:
                 group.create_task(one(member))
         return [(m, answers[m.id]) for m in members if m.id in answers]
 
-    def blame(self, member: Member, fault: str, error: OciMeshError) -> None:
-        """Ask a node no longer: for `BAN_S` if what it sent was `corrupt`, else for a while."""
-        _log.warning("node %s: %s: %s", member.id, fault, error)
-        self._metrics.peer_faults.labels(member.id, fault).inc()
+    def blame(self, node_id: str, fault: str, error: OciMeshError) -> None:
+        """Ask a node no longer: for `BAN_S` if what it sent was `corrupt`, for a while if it was
+        `unreachable`, `cut` or `stalled`. Whatever it is (`missing`: it said that it has something;
+        `nonsense`: none of our nodes answers so; `slow`: another was quicker), log and metrics name
+        it.
+        """
+        _log.warning("node %s: %s: %s", node_id, fault, error)
+        self._metrics.peer_faults.labels(node_id, fault).inc()
         if fault == "corrupt":
-            self._banned[member.id] = _now() + BAN_S
-        else:
-            self._gossip.failed(member.id)
+            known = self.is_banned(node_id)
+            self._banned[node_id] = _now() + BAN_S
+            for watcher in () if known else tuple(self._watchers):
+                watcher()
+        elif fault in _ABSENCES:
+            self._gossip.failed(node_id)
 
 
 def _waves(count: int) -> list[int]:

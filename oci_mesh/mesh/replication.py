@@ -13,6 +13,8 @@ from oci_mesh.errors import BlobUnknown, ManifestUnknown, OciMeshError, PeerErro
 from oci_mesh.members.table import Member, rendezvous
 from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.gossip import Gossip
+from oci_mesh.mesh.meeting import announce
+from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.wire import Replicate
 from oci_mesh.sources import Source, bring
 from oci_mesh.spec import media_types
@@ -32,9 +34,17 @@ PARALLEL: Final = 4
 class Replication:
     """Both sides of it: asking others, and holding what others ask for."""
 
-    def __init__(self, gossip: Gossip, client: PeerClient, source: Source, copies: int) -> None:
+    def __init__(
+        self,
+        gossip: Gossip,
+        client: PeerClient,
+        rendezvous: Rendezvous,
+        source: Source,
+        copies: int,
+    ) -> None:
         self._gossip = gossip
         self._client = client
+        self._rendezvous = rendezvous
         self._source = source
         self._copies = copies
 
@@ -42,7 +52,10 @@ class Replication:
         """Have `copies` nodes hold the manifest, or as many as are alive and can.
 
         Returns how many do, this one counted. A node that fails is replaced by the next one.
+        Where its blobs are is made known first, so that nobody has to search.
         """
+        if self._gossip.live():
+            await self._announce(repository, digest)
         held = 1
         rest = rendezvous(f"{repository}@{digest}", self._gossip.live())
         while held < self._copies and rest:
@@ -52,6 +65,11 @@ class Replication:
                 tasks = [group.create_task(self._give(m, repository, digest)) for m in chosen]
             held += sum(task.result() for task in tasks)
         return held
+
+    async def _announce(self, repository: str, digest: Digest) -> None:
+        manifest = await self._source.manifest(repository, digest)
+        blobs = [(d.checked_digest, d.size) for d in manifest.blobs]
+        await announce(self._rendezvous, self._gossip.table.me, repository, blobs)
 
     async def hold(self, repository: str, digest: Digest) -> None:
         """Get a manifest and all it needs into the store here; what nobody has is passed over,
@@ -94,7 +112,7 @@ class Replication:
     async def _give(self, member: Member, repository: str, digest: Digest) -> bool:
         try:
             message = Replicate(self._gossip.table.me, repository, str(digest))
-            await self._client.replicate(member.address, message)
+            await self._client.replicate(member.address, message, member.id)
         except PeerError as error:
             _log.warning("no copy of %s@%s on %s: %s", repository, digest, member.id, error)
             return False

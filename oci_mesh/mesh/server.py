@@ -11,10 +11,13 @@ from typing import Final
 
 from aiohttp import ClientError, web
 
-from oci_mesh.errors import OciMeshError, PeerError
+from oci_mesh.errors import BlobUnknown, OciMeshError, PeerError
 from oci_mesh.mesh import wire
 from oci_mesh.mesh.client import STALL_S
+from oci_mesh.mesh.door import peer_of
 from oci_mesh.mesh.gossip import Gossip
+from oci_mesh.mesh.pieces import Pieces, is_piece
+from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.replication import Replication
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.reference import parse_repository
@@ -30,9 +33,18 @@ _ALIVE_S: Final = STALL_S / 4
 class PeerServer:
     """The handler of the mesh listener."""
 
-    def __init__(self, gossip: Gossip, replication: Replication, content: Handler) -> None:
+    def __init__(
+        self,
+        gossip: Gossip,
+        replication: Replication,
+        rendezvous: Rendezvous,
+        pieces: Pieces,
+        content: Handler,
+    ) -> None:
         self._gossip = gossip
         self._replication = replication
+        self._rendezvous = rendezvous
+        self._pieces = pieces
         self._content = content
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -40,9 +52,13 @@ class PeerServer:
         handlers = {
             wire.EXCHANGE_PATH: self._exchange,
             wire.REPLICATE_PATH: self._replicate,
+            wire.SWARM_PATH: self._attend,
+            wire.STATEMENT_PATH: self._state,
         }
         handler = handlers.get(request.path)
         if handler is None:
+            if is_piece(request):
+                return await self._pieces.handle(request)
             return await self._content(request)
         if request.method != "POST":
             return web.Response(status=405, headers={"Allow": "POST"})
@@ -54,12 +70,26 @@ class PeerServer:
 
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
         message = wire.decode(await _body(request), wire.Exchange)
+        check_sender(request, message.sender.id)
         reply = await self._gossip.answer(message, request.remote or "")
-        return web.Response(body=wire.encode(reply), content_type="application/json")
+        return _document(reply)
+
+    async def _attend(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = wire.decode(await _body(request), wire.Attend)
+        check_sender(request, asked.entry.id)
+        return _document(await self._rendezvous.answer(asked))
+
+    async def _state(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = wire.decode(await _body(request), wire.Lookup)
+        try:
+            return _document(await self._pieces.statement(asked))
+        except BlobUnknown as error:
+            return web.Response(status=404, text=str(error))
 
     async def _replicate(self, request: web.BaseRequest) -> web.StreamResponse:
         """Lines of `working` until the last one: `held`, or why not."""
         asked = wire.decode(await _body(request), wire.Replicate)
+        check_sender(request, asked.sender.id)
         self._gossip.meet(asked.sender, request.remote or "")
         repository, digest = parse_repository(asked.repository), Digest.parse(asked.digest)
         response = web.StreamResponse()
@@ -79,6 +109,17 @@ class PeerServer:
         except OciMeshError as error:
             return f"{error}\n".encode()
         return b"held\n"
+
+
+def _document(document: object) -> web.Response:
+    return web.Response(body=wire.encode(document), content_type="application/json")
+
+
+def check_sender(request: web.BaseRequest, claimed: str) -> None:
+    """Raise `PeerError` if a message is said to be from another node than sent it."""
+    peer = peer_of(request)
+    if peer is not None and peer != claimed:
+        raise PeerError(f"a message as {claimed[:80]!r} by {peer}")
 
 
 async def _body(request: web.BaseRequest) -> bytes:

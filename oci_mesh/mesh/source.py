@@ -1,7 +1,7 @@
 """The mesh as a source: content of other nodes, fetched into this node's store and verified there.
 
-Nothing reaches a client before the digest of the whole was verified. How one blob is fetched is in
-`fetch`, where pieces from many nodes will come in.
+Any number of clients, and of ranges, of one blob cost one fetch (`fetch`), and it goes on when they
+have gone: what was begun is wanted here, and by others of this node's trees.
 """
 
 import msgspec
@@ -11,12 +11,14 @@ from oci_mesh.members.table import Member
 from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.fetch import Fetch
 from oci_mesh.mesh.gossip import Gossip
-from oci_mesh.mesh.peers import Peers
-from oci_mesh.metrics import Metrics
+from oci_mesh.mesh.meeting import Meeting
+from oci_mesh.mesh.rendezvous import Rendezvous
+from oci_mesh.mesh.statements import Statements
+from oci_mesh.mesh.transfer import Tools
 from oci_mesh.sources import SingleFlight
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
-from oci_mesh.store.base import Blob, Store
+from oci_mesh.store.base import Blob
 from oci_mesh.tasks import Background
 
 
@@ -25,18 +27,21 @@ class MeshSource:
 
     def __init__(
         self,
-        store: Store,
+        tools: Tools,
         gossip: Gossip,
+        rendezvous: Rendezvous,
+        statements: Statements,
         client: PeerClient,
-        metrics: Metrics,
         background: Background,
     ) -> None:
-        self._store = store
+        self._tools = tools
+        self._store = tools.store
+        self._peers = tools.peers
         self._gossip = gossip
+        self._rendezvous = rendezvous
+        self._statements = statements
         self._client = client
-        self._metrics = metrics
         self._background = background
-        self._peers = Peers(gossip, client, metrics)
         self._blobs: dict[tuple[str, Digest], Fetch] = {}
         self._manifests: SingleFlight[tuple[str, Digest], Manifest] = SingleFlight(background)
 
@@ -58,11 +63,14 @@ class MeshSource:
         fetch = self._blobs.get(key)
         if fetch is None:
             # Known before anything is awaited, so no two fetches of one blob can begin.
-            fetch = self._blobs[key] = Fetch(
-                self._store, self._peers, self._client, self._metrics, repository, digest
-            )
+            meeting = Meeting(self._gossip, self._rendezvous, self._peers, repository, digest)
+            fetch = self._blobs[key] = Fetch(self._tools, self._client, self._statements, meeting)
             self._background.spawn(self._receive(fetch))
         return await fetch.opened()
+
+    def fetching(self, repository: str, digest: Digest) -> Fetch | None:
+        """A blob that is on its way here."""
+        return self._blobs.get((repository, digest))
 
     async def manifest(self, repository: str, digest: Digest) -> Manifest:
         """A manifest that some node has."""
@@ -75,7 +83,7 @@ class MeshSource:
         path = f"/v2/{repository}/referrers/{subject}"
 
         async def ask(member: Member) -> list[Descriptor]:
-            fetched = await self._client.fetch(member.address, path)
+            fetched = await self._client.fetch(member.address, path, member_id=member.id)
             return [] if fetched is None else _parse_referrers(fetched[0])
 
         answers = await self._peers.ask(self._peers.candidates(subject), ask)
@@ -106,7 +114,7 @@ class MeshSource:
     async def _take_manifest(self, member: Member, digest: Digest, path: str) -> Manifest | None:
         """What `member` has, verified; or None, and it gets the blame."""
         try:
-            fetched = await self._client.fetch(member.address, path)
+            fetched = await self._client.fetch(member.address, path, member_id=member.id)
             if fetched is None:
                 raise PeerError(f"{digest} is no longer there")
             content, media_type = fetched
@@ -114,9 +122,9 @@ class MeshSource:
                 raise DigestInvalid(f"other bytes than {digest}")
             return parse_manifest(content, media_type, digest.algorithm)
         except PeerError as error:
-            self._peers.blame(member, "cut", error)
+            self._peers.blame(member.id, "cut", error)
         except OciError as error:
-            self._peers.blame(member, "corrupt", error)
+            self._peers.blame(member.id, "corrupt", error)
         return None
 
 

@@ -2,7 +2,15 @@
 
     POST /mesh/v1/exchange    `Exchange` -> `Exchange`: gossip, and news of changed names
     POST /mesh/v1/replicate   `Replicate` -> lines, while the node fetches what it was asked to hold
+    POST /mesh/v1/swarm       `Attend` -> `Roster`: who wants or has a blob, asked of its rendezvous
+    POST /mesh/v1/statement   `Lookup` -> `Statement`: the signed list of a blob's pieces
+    POST /mesh/v1/enrol       `Application` -> `Issued`: a certificate (see `door`)
+    GET  /mesh/v1/trust       the authorities of the mesh, signed
     GET  /v2/...              content that this node has itself: the distribution API, read-only
+
+A piece is a range of a blob: GET with `SLOT_HEADER` and the headers beside it. Who does not have
+the piece yet keeps such a request for as long as `WAIT_HEADER` allows; an answer without the piece
+says why in `FAULT_HEADER`.
 
 What comes in is checked here, entry by entry: one bad entry costs itself, not the message.
 """
@@ -17,14 +25,34 @@ from oci_mesh.errors import PeerError
 from oci_mesh.members import names, table
 from oci_mesh.members.names import NameRecord
 from oci_mesh.members.table import Member
+from oci_mesh.swarm.statement import Statement
+from oci_mesh.swarm.view import Entry
 
 _log = logging.getLogger(__name__)
 
 EXCHANGE_PATH: Final = "/mesh/v1/exchange"
 REPLICATE_PATH: Final = "/mesh/v1/replicate"
 
-# Who asks, on every request between nodes. Accounting only: it proves nothing.
+ENROL_PATH: Final = "/mesh/v1/enrol"
+TRUST_PATH: Final = "/mesh/v1/trust"
+
+SWARM_PATH: Final = "/mesh/v1/swarm"
+STATEMENT_PATH: Final = "/mesh/v1/statement"
+
+# Who asks, on every request between nodes. It proves nothing: where there is TLS, the certificate
+# does (`door.peer_of`).
 NODE_HEADER: Final = "OCI-Mesh-Node"
+
+# With a request for a piece: the asking node's slot in the blob's swarm, how many seconds it may be
+# kept waiting, that it has nobody else to ask, and the id of the piece list that it goes by.
+SLOT_HEADER: Final = "OCI-Mesh-Slot"
+WAIT_HEADER: Final = "OCI-Mesh-Wait"
+FINAL_HEADER: Final = "OCI-Mesh-Final"
+LIST_HEADER: Final = "OCI-Mesh-List"
+
+# With the answer: why it has no piece, and how many pieces from the first on the sender has.
+FAULT_HEADER: Final = "OCI-Mesh-Fault"
+FRONTIER_HEADER: Final = "OCI-Mesh-Frontier"
 
 # Names in one message; what does not fit goes with the next one. With the longest names and a full
 # table of members, a message of this many stays under the bytes below.
@@ -56,8 +84,45 @@ class Replicate(msgspec.Struct):
     digest: str
 
 
-Message = TypeVar("Message", Exchange, Replicate)
-Entry = TypeVar("Entry", Member, NameRecord)
+class Attend(msgspec.Struct, omit_defaults=True):
+    """A node says what it is to the swarm of a blob, and asks who else is in it."""
+
+    repository: str
+    digest: str
+    entry: Entry
+    size: int = -1
+    """Of the blob, in bytes; -1 if it does not know."""
+    others: list[Entry] = []
+    """Nodes that it found to have the blob."""
+    epoch: int = 0
+    version: int = 0
+    """Of the roster that it knows. The answer waits for a newer one, up to `wait_s`."""
+    wait_s: float = 0.0
+    leaves: bool = False
+    """It wants the blob no longer, and does not have it."""
+
+
+class Roster(msgspec.Struct, omit_defaults=True):
+    """Who is in a swarm: all of them, or what changed since the version asked with."""
+
+    epoch: int
+    version: int
+    entry: Entry
+    """The asking node's, with the slot that it has now."""
+    entries: list[Entry] = []
+    gone: list[str] = []
+    size: int = -1
+
+
+class Lookup(msgspec.Struct):
+    """A blob by name."""
+
+    repository: str
+    digest: str
+
+
+Message = TypeVar("Message", Exchange, Replicate, Attend, Roster, Lookup, Statement)
+Listed = TypeVar("Listed", Member, NameRecord, Entry)
 
 
 def decode(body: bytes, kind: type[Message]) -> Message:
@@ -81,7 +146,18 @@ def valid_records(records: Iterable[NameRecord]) -> list[NameRecord]:
     return _valid(records, names.validate)
 
 
-def _valid(entries: Iterable[Entry], validate: Callable[[Entry], None]) -> list[Entry]:
+def valid_entries(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that are well formed."""
+    return _valid(entries, _validate_entry)
+
+
+def _validate_entry(entry: Entry) -> None:
+    table.validate(Member(entry.id, entry.address, entry.zone))
+    if not (-1 <= entry.slot < 2**32 and 0 <= entry.frontier < 2**32):
+        raise ValueError(f"slot or frontier out of bounds (node {entry.id})")
+
+
+def _valid(entries: Iterable[Listed], validate: Callable[[Listed], None]) -> list[Listed]:
     kept, refused = [], []
     for entry in entries:
         try:

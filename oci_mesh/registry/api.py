@@ -13,7 +13,7 @@ from oci_mesh.registry.blobs import Blobs
 from oci_mesh.registry.listings import Listings
 from oci_mesh.registry.manifests import Manifests, Sparse
 from oci_mesh.registry.publisher import Publisher
-from oci_mesh.registry.responses import Sent
+from oci_mesh.registry.responses import Pace, Sent
 from oci_mesh.registry.uploads import Uploads
 from oci_mesh.sources import Source
 from oci_mesh.spec import routes
@@ -33,7 +33,7 @@ class Registry:
     """The whole API over a store (what is here) and a source (what can be had).
 
     `read_only` takes only GET and HEAD: what other nodes are served, from the store alone. `sent`
-    accounts for blob bytes; by default they are a client's.
+    accounts for blob bytes; by default they are a client's. They go out at `pace`, if there is one.
     """
 
     def __init__(
@@ -46,8 +46,9 @@ class Registry:
         sparse: Sparse = Sparse.INDEX,
         read_only: bool = False,
         sent: Sent | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        blobs = Blobs(store, source, publisher, sent or self._sent_to_client)
+        blobs = Blobs(store, source, publisher, sent or self._sent_to_client, pace)
         uploads = Uploads(store, publisher, metrics)
         manifests = Manifests(store, source, publisher, metrics, sparse)
         listings = Listings(store, source)

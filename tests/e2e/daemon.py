@@ -16,7 +16,7 @@ STOP_SECONDS = 30.0
 _READY = re.compile(
     r"^oci-mesh ready:.*registry http://(?P<registry>\S+).*mesh (?P<mesh>\S+)", re.M
 )
-_ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
 
 
 class Response(NamedTuple):
@@ -37,8 +37,12 @@ class Daemon:
         namespace: Namespace | None = None,
         listen: str = "127.0.0.1:0",
         mesh_listen: str = "127.0.0.1:0",
+        module: str = "oci_mesh.serve",
     ) -> None:
-        """Describe the node; nothing runs yet. `options` go to the command line as they are."""
+        """Describe the node; nothing runs yet. `options` go to the command line as they are.
+
+        `module` is what runs: another one wraps the daemon.
+        """
         self.root = root
         self.options = options
         self.listen = listen
@@ -46,6 +50,7 @@ class Daemon:
         self.registry = ""
         self.mesh = ""
         self._namespace = namespace
+        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._output = root.with_suffix(".out")
         self._log = root.with_suffix(".log")
@@ -61,12 +66,26 @@ class Daemon:
 
     def start(self) -> None:
         """Start and wait for the ready line, which says where it listens."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start without waiting: many do at once."""
         assert self._process is None, "already started"
         self._output.unlink(missing_ok=True)
         self._process = command.start(
-            *self.argv(), stdout=self._output, stderr=self._log, env=_ENVIRONMENT
+            *self.argv(), stdout=self._output, stderr=self._log, env=ENVIRONMENT
         )
+
+    def await_ready(self) -> None:
+        """Wait for the ready line of a node that was launched."""
         command.eventually("a ready line", self._is_ready, timeout=READY_SECONDS)
+
+    @property
+    def pid(self) -> int:
+        """The process that runs."""
+        assert self._process is not None, "not started"
+        return self._process.pid
 
     def stop(self) -> int:
         """SIGTERM; wait for the end and return the exit code."""
@@ -95,11 +114,11 @@ class Daemon:
 
     def run(self) -> subprocess.CompletedProcess[bytes]:
         """Run the same command line to its end: for a daemon that is to refuse to start."""
-        return command.run(*self.argv(), env=_ENVIRONMENT, check=False, timeout=READY_SECONDS)
+        return command.run(*self.argv(), env=ENVIRONMENT, check=False, timeout=READY_SECONDS)
 
     def argv(self) -> tuple[str | Path, ...]:
         """The command line, inside its namespace if it has one."""
-        words: list[str | Path] = [sys.executable, "-m", "oci_mesh.serve", "--root", self.root]
+        words: list[str | Path] = [sys.executable, "-m", self._module, "--root", self.root]
         words += ["--listen", self.listen, "--mesh-listen", self.mesh_listen, *self.options]
         return self._namespace.enter(*words) if self._namespace else tuple(words)
 
@@ -146,20 +165,21 @@ class Daemon:
 
 def push(source: Path, reference: str, *options: str, namespace: Namespace | None = None) -> str:
     """`oci-mesh push SOURCE REF`; what it printed on standard output."""
-    return _oci_mesh("push", *options, source, reference, namespace=namespace)
+    return oci_mesh("push", *options, source, reference, namespace=namespace)
 
 
 def pull(reference: str, destination: Path, *options: str) -> str:
     """`oci-mesh pull REF DEST`; what it printed on standard output."""
-    return _oci_mesh("pull", *options, reference, destination, namespace=None)
+    return oci_mesh("pull", *options, reference, destination)
 
 
-def _oci_mesh(*words: str | Path, namespace: Namespace | None) -> str:
+def oci_mesh(*words: str | Path, namespace: Namespace | None = None) -> str:
+    """`oci-mesh WORDS`; what it printed on standard output."""
     argv: tuple[str | Path, ...] = (sys.executable, "-c", "from oci_mesh.cli import main; main()")
     argv = (*argv, *words)
     if namespace is not None:
-        return namespace.run(*argv, env=_ENVIRONMENT).stdout.decode()
-    return command.run(*argv, env=_ENVIRONMENT).stdout.decode()
+        return namespace.run(*argv, env=ENVIRONMENT).stdout.decode()
+    return command.run(*argv, env=ENVIRONMENT).stdout.decode()
 
 
 def _parse(raw: bytes) -> Response:

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.e2e import daemon as daemon_module
 from tests.e2e.containerd import Containerd
 from tests.e2e.daemon import Daemon
 from tests.e2e.namespaces import NETWORK, Namespace, network
@@ -12,6 +13,7 @@ from tests.e2e.namespaces import NETWORK, Namespace, network
 HOST = "registry.mesh.test"
 REGISTRY = "127.0.0.1:5000"
 MESH_PORT = 7946
+SIGNERS = 2
 
 
 @dataclass
@@ -39,7 +41,11 @@ def mesh(
     """`size` machines, number i at 10.79.0.i, no daemon started yet; killed and gone afterwards.
 
     A daemon joins `join` (HOST:PORT), by default all others by address; `names` as in `network`.
+    Machines 1 and 2 hold the mesh's authority, all others a join token.
     """
+    authority = directory / "ca"
+    daemon_module.oci_mesh("ca", "init", authority)
+    token = daemon_module.oci_mesh("token", "create", "--ca", authority).strip()
     addresses = [f"{NETWORK}.{i}:{MESH_PORT}" for i in range(1, size + 1)]
     with ExitStack() as stack:
         peers = []
@@ -48,6 +54,7 @@ def mesh(
             folder.mkdir()
             targets = addresses[:i] + addresses[i + 1 :] if join is None else join
             options = [word for target in targets for word in ("--join", target)]
+            options += ["--ca", str(authority)] if i < SIGNERS else ["--token", token]
             daemon = Daemon(
                 folder / "mesh",
                 *options,

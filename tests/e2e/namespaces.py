@@ -80,12 +80,13 @@ def network(
         for i in range(1, size + 1):
             node = Namespace(f"{NETWORK}.{i}", hosts)
             stack.callback(node.close)
-            _plug(hub, node, f"port{i}")
+            plug(hub, node, f"port{i}")
             nodes.append(node)
         yield nodes
 
 
-def _plug(hub: Namespace, node: Namespace, port: str) -> None:
+def plug(hub: Namespace, node: Namespace, port: str) -> None:
+    """Join `node` by its new eth0 to `hub`'s device `bridge`, where the link's end is `port`."""
     pair = ["type", "veth", "peer", "name", "eth0", "netns", str(node.pid)]
     hub.run("ip", "link", "add", port, *pair)
     hub.run("ip", "link", "set", port, "master", "bridge", "up")

@@ -138,7 +138,7 @@ async def test_a_node_on_all_addresses_learns_its_own_from_others(
     """What it is told is where others reach it, and they do."""
     async with (
         running(tmp_path, "a") as a,
-        running(tmp_path, "b", a.mesh_address, mesh_listen="0.0.0.0:0") as b,
+        running(tmp_path, "b", a.mesh_address, mesh_listen="0.0.0.0:0", insecure=True) as b,
         running(tmp_path, "c", a.mesh_address) as c,
     ):
         await meet(a, b, c)
@@ -174,7 +174,11 @@ async def test_who_listens_on_all_addresses_is_known_by_the_one_seen(
 async def test_an_address_to_advertise_is_what_others_are_told(tmp_path: Path) -> None:
     """Whatever they see: there may be a NAT between."""
     port = free_port()
-    settings = {"mesh_listen": f"0.0.0.0:{port}", "advertise": f"localhost:{port}"}
+    settings = {
+        "mesh_listen": f"0.0.0.0:{port}",
+        "advertise": f"localhost:{port}",
+        "insecure": True,
+    }
     async with running(tmp_path, "a") as a, running(tmp_path, "b", a.mesh_address, **settings) as b:
         await meet(a, b)
         assert [member.address for member in a.members()] == [f"localhost:{port}"]
@@ -185,7 +189,7 @@ async def test_a_node_that_joins_itself_is_alone(tmp_path: Path) -> None:
     port = free_port()
     address = f"127.0.0.1:{port}"
     async with running(
-        tmp_path, "a", f"localhost:{port}", address, mesh_listen=f"0.0.0.0:{port}"
+        tmp_path, "a", f"localhost:{port}", address, mesh_listen=f"0.0.0.0:{port}", insecure=True
     ) as a:
         incarnation = a._me.incarnation
         await rounds(a)
@@ -241,11 +245,13 @@ async def test_names_spread_though_their_announcement_was_lost(
     """By gossip, from node to node."""
     exchange, lost = PeerClient.exchange, set[str]()
 
-    async def lossy(self: PeerClient, address: str, message: Exchange) -> Exchange:
+    async def lossy(
+        self: PeerClient, address: str, message: Exchange, member_id: str | None = None
+    ) -> Exchange:
         if message.buckets is None and address not in lost:
             lost.add(address)
             raise PeerError("lost")
-        return await exchange(self, address, message)
+        return await exchange(self, address, message, member_id)
 
     monkeypatch.setattr(PeerClient, "exchange", lossy)
     async with (
@@ -525,7 +531,7 @@ async def test_a_node_believes_no_address_that_is_none(you: str, tmp_path: Path)
             return web.Response(body=wire.encode(Exchange(p.member, you=you)))
 
         p.gossip = answer
-        async with running(tmp_path, "a", p.address, mesh_listen="0.0.0.0:0") as a:
+        async with running(tmp_path, "a", p.address, mesh_listen="0.0.0.0:0", insecure=True) as a:
             address = a.mesh_address
             await rounds(a)
             assert a.mesh_address == address

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import aiohttp
@@ -18,6 +19,7 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.store.base import Blob, Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.memory import MemoryBlob, MemoryStore
+from tests.nodes import DEADLINE_S, eventually
 from tests.registry.client import Client
 from tests.registry.conftest import Address
 from tests.registry.publisher import LonePublisher
@@ -190,3 +192,76 @@ async def test_pages_beside_the_api() -> None:
     ):
         for path, expected in {"/healthz": True, "/healthz/": False, "/v2/healthz": False}.items():
             assert (await client.call("GET", path)).json == {"page": expected}
+
+
+# -- a limit of connections
+
+
+class _Open:
+    """A connection of a client that keeps it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def ask(self, path: str) -> bytes:
+        """The status of the answer, or nothing if the connection was closed."""
+        self.writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        try:
+            head = await self.reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return b""
+        return head.split()[1]
+
+    async def is_closed(self) -> bool:
+        """Waits for the other end to close it."""
+        with suppress(ConnectionError):
+            return await asyncio.wait_for(self.reader.read(), DEADLINE_S) == b""
+        return True
+
+
+async def test_the_longest_idle_makes_room_and_busy_ones_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where all are busy one more is taken, for one answer; but not any number."""
+    monkeypatch.setattr("oci_mesh.registry.server.MAX_CROWD", 2)
+    monkeypatch.setattr("oci_mesh.registry.server.UNUSED_S", 0.0)
+    go_on = asyncio.Event()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/wait":
+            await go_on.wait()
+        return web.Response(status=204)
+
+    async with (
+        RegistryServer(handle, "127.0.0.1", 0, drain_s=0, max_connections=2) as server,
+        AsyncExitStack() as stack,
+    ):
+
+        async def connect() -> _Open:
+            connection = _Open(*await asyncio.open_connection(*server.address))
+            stack.callback(connection.writer.close)
+            return connection
+
+        one, two = [await connect() for _ in range(2)]
+        for each in (one, two, one):
+            assert await each.ask("/") == b"204"
+        async with asyncio.TaskGroup() as group:
+            waiting = [group.create_task(one.ask("/wait"))]
+            three = await connect()
+            assert await three.ask("/") == b"204"
+            assert await two.is_closed()  # used before `one` was again
+            four = await connect()
+            assert await three.is_closed()
+            waiting.append(group.create_task(four.ask("/wait")))
+            await eventually("both are busy", lambda: server._under_way == 2)
+            guest = await connect()
+            assert await guest.ask("/") == b"204"
+            assert await guest.is_closed()
+            guests = [await connect() for _ in range(2)]
+            waiting += [group.create_task(each.ask("/wait")) for each in guests]
+            await eventually("all are busy", lambda: server._under_way == 4)
+            assert await (await connect()).is_closed()
+            go_on.set()
+        assert [task.result() for task in waiting] == [b"204"] * 4
+        answers = [await each.ask("/") for each in (one, four, *guests)]
+        assert sorted(answers) == [b"", b"", b"204", b"204"]

@@ -1,0 +1,232 @@
+"""The bytes of a blob that comes in pieces: checked as they arrive, put in place, read meanwhile.
+
+Nothing is read that was not checked: a piece against the list, and the last one only when the
+digest of the whole is right. (That is hashed behind the pieces, in order, so it is there at once.)
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+from oci_mesh.errors import OciMeshError, PeerError
+from oci_mesh.store.base import Partial
+from oci_mesh.swarm.pieces import PieceMap
+from oci_mesh.swarm.statement import Statement
+
+# Pieces hashed for the whole digest, or checked of what was left, before others get their turn.
+_STEP_BYTES: Final = 1024 * 1024
+
+
+class PieceHere(PeerError):
+    """Somebody else was quicker; no fault of anybody."""
+
+
+class Receiver:
+    """A sink for one piece. `begin` is called with its first byte."""
+
+    __slots__ = (
+        "_assembly",
+        "_begin",
+        "_buffer",
+        "_hasher",
+        "_offset",
+        "begun",
+        "last_at",
+        "piece",
+    )
+
+    def __init__(self, assembly: "Assembly", piece: int, begin: Callable[[], None]) -> None:
+        self.piece = piece
+        self.begun = False
+        self.last_at = 0.0  # when bytes came last
+        self._assembly = assembly
+        self._begin = begin
+        self._hasher = assembly.new_hasher()
+        self._offset = assembly.pieces.span(piece)[0]
+        # Two that come at once must not write to one place: the later one is kept in memory.
+        self._buffer = bytearray() if piece in assembly.arriving else None
+        if self._buffer is None:
+            assembly.arriving[piece] = self
+
+    def __call__(self, data: memoryview) -> None:
+        """Take the next bytes. Raises `StorageFull`, `StorageFailed`, `PieceHere`."""
+        assembly = self._assembly
+        if assembly.good[self.piece]:
+            raise PieceHere(f"piece {self.piece} is here already")
+        self.last_at = asyncio.get_running_loop().time()
+        if not self.begun:
+            self.begun = True
+            self._begin()
+        self._hasher.update(data)
+        if self._buffer is None:
+            assembly.partial.write(self._offset, data)
+        else:
+            self._buffer += data
+        self._offset += len(data)
+
+    def finish(self) -> bool:
+        """Whether the piece is whole and right; then it counts as here."""
+        assembly = self._assembly
+        start, stop = assembly.pieces.span(self.piece)
+        if self._offset != stop or self._hasher.digest() != assembly.piece_hash(self.piece):
+            return False
+        if self._buffer is not None and not assembly.good[self.piece]:
+            assembly.partial.write(start, self._buffer)
+        assembly.accept(self.piece)
+        return True
+
+    def close(self) -> None:
+        """Done with it, whatever came."""
+        if self._assembly.arriving.get(self.piece) is self:
+            del self._assembly.arriving[self.piece]
+
+
+class Assembly:
+    """A held `partial`, and what of it is known to be right. A `statement` of None is for a blob of
+    one piece. With `withhold` nothing is read before all is right: the list is in doubt.
+    """
+
+    def __init__(
+        self, partial: Partial, statement: Statement | None, *, withhold: bool = False
+    ) -> None:
+        self.partial = partial
+        self.pieces = PieceMap(partial.size)
+        self.good = bytearray(self.pieces.count)
+        self.arriving: dict[int, Receiver] = {}
+        self.failure: OciMeshError | None = None
+        self._statement = statement
+        self._withhold = withhold
+        self._frontier = 0
+        self._released = False
+        self._stored = False
+        self._news = asyncio.Event()
+        self._advanced = asyncio.Event()
+
+    # -- coming in
+
+    def new_hasher(self) -> "hashlib._Hash":
+        """Of the kind that the list has; a blob of one piece has its digest for a list."""
+        name = self.partial.digest.algorithm if self._statement is None else "sha256"
+        return hashlib.new(name)
+
+    def piece_hash(self, piece: int) -> bytes:
+        """What a piece must hash to."""
+        if self._statement is None:
+            return bytes.fromhex(self.partial.digest.hex)
+        return self._statement.piece_hash(piece)
+
+    def accept(self, piece: int) -> None:
+        """A piece is in place and right."""
+        if self.good[piece]:
+            return
+        self.good[piece] = 1
+        missing = self.good.find(0, self._frontier)
+        self._frontier = self.pieces.count if missing < 0 else missing
+        self._advanced.set()
+        self._tell()
+
+    async def resume(self) -> list[int]:
+        """Check what an earlier transfer left; the pieces that are here. Raises `StorageFailed`."""
+        found = []
+        if self.pieces.size == 0 and self._check(0):
+            found.append(0)
+        for start, stop in self.partial.spans():
+            first = -(-start // self.pieces.piece_size)
+            last = self.pieces.count if stop >= self.pieces.size else stop // self.pieces.piece_size
+            for piece in range(first, last):
+                if self._check(piece):
+                    found.append(piece)
+                await asyncio.sleep(0)
+        for piece in found:
+            self.accept(piece)
+        return found
+
+    def _check(self, piece: int) -> bool:
+        start, stop = self.pieces.span(piece)
+        hasher = self.new_hasher()
+        for offset in range(start, stop, _STEP_BYTES):
+            hasher.update(self.partial.read(offset, min(stop, offset + _STEP_BYTES)))
+        return hasher.digest() == self.piece_hash(piece)
+
+    async def hash_whole(self) -> bool:
+        """Hash the pieces in order as they come, until all are; whether the digest is right."""
+        partial = self.partial
+        while partial.hashed < partial.size:
+            target = self.pieces.span(self._frontier - 1)[1] if self._frontier else 0
+            if partial.hashed >= target:
+                self._advanced.clear()
+                await self._advanced.wait()
+                continue
+            partial.advance(min(target, partial.hashed + _STEP_BYTES))
+            await asyncio.sleep(0)
+        return partial.verified()
+
+    # -- going out
+
+    def release(self) -> None:
+        """The whole is right: all of it may be read."""
+        self._released = True
+        self._tell()
+
+    def store(self) -> None:
+        """It is in the store now."""
+        self._stored = True
+        self._tell()
+
+    def fail(self, failure: OciMeshError) -> None:
+        """It will not come; those who wait hear why."""
+        self.failure = failure
+        self._tell()
+
+    async def available(self, start: int) -> int:
+        """Wait for the byte at `start`; where the bytes that can be read from there on end.
+
+        Raises the failure if it will not come.
+        """
+        while (stop := self.readable(start)) <= start:
+            if self.failure is not None:
+                raise self.failure
+            await self._news.wait()
+        return stop
+
+    def doubt(self) -> None:
+        """Somebody goes by another list: give nothing more before all is right."""
+        self._withhold = True
+
+    @property
+    def doubted(self) -> bool:
+        """Whether nothing is given before all is right."""
+        return self._withhold
+
+    async def some(self) -> None:
+        """Wait for the first piece that may be read; raise the failure if none will come."""
+        while not any(self.good) or (self._withhold and not self._released):
+            if self.failure is not None:
+                raise self.failure
+            await self._news.wait()
+
+    async def stored(self) -> None:
+        """Wait until it is in the store; raise the failure if it will not be."""
+        while not self._stored:
+            if self.failure is not None:
+                raise self.failure
+            await self._news.wait()
+
+    def readable(self, start: int) -> int:
+        """Where the checked bytes from `start` on end; `start` if there are none."""
+        if self._released:
+            return self.pieces.size
+        limit = self.pieces.span(self.pieces.count - 1)[0]
+        if start >= limit or self._withhold:
+            return start
+        piece = self.pieces.at(start)
+        if piece < self._frontier:
+            piece = self._frontier
+        while piece < self.pieces.count and self.good[piece]:
+            piece += 1
+        return max(start, min(limit, piece * self.pieces.piece_size))
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

@@ -1,0 +1,234 @@
+"""Pieces for other nodes: of blobs that this node has, and of those that are on their way to it.
+
+A request for what is not here yet waits, if the swarm says so. What is here goes out in turn
+(`gate`), read and written whole: for so few bytes at a time sendfile costs asyncio more than the
+copy does (a fifth of a node's CPU, measured), and TLS would need the copy anyway.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from oci_mesh.errors import BlobUnknown, OciError, RangeInvalid
+from oci_mesh.mesh.fetch import Fetch
+from oci_mesh.mesh.gate import Gate
+from oci_mesh.mesh.statements import Statements
+from oci_mesh.mesh.wire import (
+    FAULT_HEADER,
+    FINAL_HEADER,
+    FRONTIER_HEADER,
+    LIST_HEADER,
+    SLOT_HEADER,
+    WAIT_HEADER,
+    Lookup,
+)
+from oci_mesh.spec.byte_range import ByteRange, parse_range
+from oci_mesh.spec.digest import Digest
+from oci_mesh.spec.reference import parse_repository
+from oci_mesh.spec.routes import GetBlob, parse_request
+from oci_mesh.store.base import Blob, Partial, Store
+from oci_mesh.swarm.peers import Fault
+from oci_mesh.swarm.pieces import SMALL_BYTES, PieceMap
+from oci_mesh.swarm.statement import Statement
+from oci_mesh.swarm.swarm import MAX_WAIT_S
+
+# Handed to the kernel ahead of what the network takes. More would be out of the gate's hands: the
+# pieces of many turns would wait there, and all leave together, late.
+UNSENT_BYTES: Final = 256 * 1024
+
+# A node that does not take so many bytes within so many seconds is cut off: it stands still, and
+# a few like it would have all turns that there are. (17 kB/s; a slow link has more, for a piece.)
+TAKEN_BYTES: Final = 256 * 1024
+TAKEN_S: Final = 15.0
+
+Sent = Callable[[web.BaseRequest, int], None]
+Find = Callable[[str, Digest], Fetch | None]
+Peer = Callable[[web.BaseRequest], str]
+
+
+def is_piece(request: web.BaseRequest) -> bool:
+    """Whether a node asks in the way of a swarm."""
+    return request.method == "GET" and SLOT_HEADER in request.headers
+
+
+class Pieces:
+    """`find` gives the fetch of a blob that is on its way, `peer` the node that asks."""
+
+    def __init__(
+        self,
+        store: Store,
+        statements: Statements,
+        gate: Gate,
+        find: Find,
+        peer: Peer,
+        sent: Sent,
+    ) -> None:
+        self._store = store
+        self._statements = statements
+        self._gate = gate
+        self._find = find
+        self._peer = peer
+        self._sent = sent
+
+    async def statement(self, asked: Lookup) -> Statement:
+        """The list of a blob's pieces, this node's own or the one by which it fetches the blob.
+
+        Raises `BlobUnknown`, `DigestInvalid`, `NameInvalid`.
+        """
+        repository, digest = parse_repository(asked.repository), Digest.parse(asked.digest)
+        try:
+            await self._store.stat(repository, digest)
+            return await self._statements.of(repository, digest)
+        except BlobUnknown:
+            fetch = self._find(repository, digest)
+            if fetch is None or fetch.statement is None:
+                raise
+            return fetch.statement
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A piece, or why not."""
+        path, _, query = request.path_qs.partition("?")
+        try:
+            asked = parse_request(request.method, path, query)
+            if isinstance(asked, GetBlob):
+                return await self._piece(request, asked)
+        except OciError as error:
+            headers = dict(error.headers)
+            return web.Response(status=error.status, text=error.message, headers=headers)
+        return _refuse(404, Fault.MISSING)
+
+    async def _piece(self, request: web.BaseRequest, asked: GetBlob) -> web.StreamResponse:
+        try:
+            blob = await self._store.blob(asked.repository, asked.digest)
+        except BlobUnknown:
+            return await self._arriving(request, asked)
+        async with blob:
+            part = _part(request, blob.size)
+            if blob.size > SMALL_BYTES:
+                if not request.headers.get(LIST_HEADER):
+                    raise _size_differs(blob.size)
+                statement = await self._statements.of(asked.repository, asked.digest)
+                if request.headers.get(LIST_HEADER) != statement.list_id:
+                    return _refuse(409, "another list")
+            uplink = self._gate.uplink
+            if uplink.is_full() or (uplink.is_busy() and FINAL_HEADER not in request.headers):
+                return _refuse(503, Fault.BUSY)
+            return await self._send(request, blob, part, PieceMap(blob.size).count)
+
+    async def _arriving(self, request: web.BaseRequest, asked: GetBlob) -> web.StreamResponse:
+        fetch = self._find(asked.repository, asked.digest)
+        if fetch is None:
+            return _refuse(404, Fault.MISSING)
+        headers = request.headers
+        wait_s = _seconds(headers.get(WAIT_HEADER))
+        transfer = await fetch.under_way(wait_s)
+        if transfer is None:
+            return _refuse(503, Fault.NOT_YET)
+        if headers.get(LIST_HEADER, "") != transfer.list_id:
+            return _refuse(409, "another list")
+        assembly = transfer.assembly
+        pieces = assembly.pieces
+        part = _part(request, pieces.size)
+        piece = pieces.at(part.start)
+        if (part.start, part.stop) != pieces.span(piece):  # what is beside it may not be right yet
+            raise _size_differs(pieces.size)
+        async with fetch.reading(assembly):
+            fault = await transfer.asked(
+                piece,
+                self._peer(request),
+                _number(headers.get(SLOT_HEADER)),
+                wait_s,
+                FINAL_HEADER in headers,
+            )
+            if fault is not None:
+                status = 404 if fault is Fault.MISSING else 503
+                return _refuse(status, fault, transfer.frontier)
+            return await self._send(request, assembly.partial, part, transfer.frontier)
+
+    async def _send(
+        self, request: web.BaseRequest, source: Blob | Partial, part: ByteRange, frontier: int
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=206)
+        response.content_type = "application/octet-stream"
+        response.content_length = part.length
+        response.headers["Content-Range"] = part.content_range(source.size)
+        response.headers[FRONTIER_HEADER] = str(frontier)
+        async with self._gate.turn(part.length):
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError("the node went away")
+            _keep_little_unsent(transport)
+            await response.prepare(request)
+            slice_bytes = min(TAKEN_BYTES, self._gate.slice_bytes)
+            for start in range(part.start, part.stop, slice_bytes):
+                stop = min(part.stop, start + slice_bytes)
+                await self._gate.pace(stop - start)
+                try:
+                    async with asyncio.timeout(TAKEN_S):
+                        await _send_slice(transport, response, source, start, stop)
+                except TimeoutError:
+                    transport.abort()
+                    raise ConnectionResetError("the node takes nothing") from None
+            await response.write_eof()
+        self._sent(request, part.length)
+        return response
+
+
+async def _send_slice(
+    transport: asyncio.Transport,
+    response: web.StreamResponse,
+    source: Blob | Partial,
+    start: int,
+    stop: int,
+) -> None:
+    if transport.is_closing():  # asyncio would call it a fault of ours
+        raise ConnectionResetError("the node went away")
+    if isinstance(source, Partial):
+        await response.write(source.read(start, stop))
+    else:
+        async for chunk in source.chunks(start, stop):
+            await response.write(chunk)
+
+
+def _keep_little_unsent(transport: asyncio.Transport) -> None:
+    connection = transport.get_extra_info("socket")
+    if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+
+def _part(request: web.BaseRequest, size: int) -> ByteRange:
+    """The range that is asked for. One that is not all inside is refused, with the size: whoever
+    asks believes that the blob has another.
+    """
+    asked = request.headers.get("Range", "")
+    part = parse_range(asked, size)
+    if part is None or asked != f"bytes={part.start}-{part.stop - 1}":
+        raise _size_differs(size)
+    return part
+
+
+def _size_differs(size: int) -> RangeInvalid:
+    return RangeInvalid(
+        f"not a piece of {size} bytes", headers={"Content-Range": f"bytes */{size}"}
+    )
+
+
+def _refuse(status: int, fault: str, frontier: int = 0) -> web.Response:
+    return web.Response(
+        status=status, headers={FAULT_HEADER: fault, FRONTIER_HEADER: str(frontier)}
+    )
+
+
+def _seconds(text: str | None) -> float:
+    """A wait in a header; none for what is no number of seconds."""
+    try:
+        return min(MAX_WAIT_S, max(0.0, float(text or 0)))  # so nan becomes 0
+    except ValueError:
+        return 0.0
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else 0

@@ -1,0 +1,226 @@
+"""What a node answers that is asked for pieces: only what is right, in turn, and never for ever."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from oci_mesh import Node
+from oci_mesh.mesh import pieces, wire
+from oci_mesh.mesh.gate import Gate
+from oci_mesh.swarm import uplink
+from oci_mesh.swarm.pieces import PieceMap
+from oci_mesh.swarm.statement import Statement
+from oci_mesh.swarm.swarm import FIRST_WINDOW
+from oci_mesh.swarm.uplink import Uplink
+from tests.images import sha256
+from tests.mesh.fake_peer import FakePeer, holding, paused, piece_hashes
+from tests.mesh.swarms import mesh_source
+from tests.nodes import Answer, Client, eventually, metric, noise, running
+
+BLOB = noise(3_000_000)
+SMALL = noise(300_000)
+PIECES = PieceMap(len(BLOB))
+LIST = Statement(sha256(BLOB), len(BLOB), piece_hashes(BLOB), "", b"", b"").list_id
+
+
+@pytest.fixture
+async def node(tmp_path: Path, client: Client) -> AsyncIterator[Node]:
+    """One that has a large blob and a small one."""
+    async with running(tmp_path, "a") as a:
+        for blob in (BLOB, SMALL):
+            await client.push_blob(a, "app", blob)
+        yield a
+
+
+async def ask(client: Client, node: Node, blob: bytes, range_: str, **headers: str) -> Answer:
+    """As a node does."""
+    url = f"http://{node.mesh_address}/v2/app/blobs/{sha256(blob)}"
+    fields = {"Range": range_, wire.SLOT_HEADER: "0", wire.LIST_HEADER: LIST, **headers}
+    async with client.session.get(url, headers=fields) as response:
+        return Answer(response.status, dict(response.headers), await response.read())
+
+
+def span(piece: int) -> str:
+    """As a header."""
+    start, stop = PIECES.span(piece)
+    return f"bytes={start}-{stop - 1}"
+
+
+async def test_a_piece_is_a_range(node: Node, client: Client) -> None:
+    """With the size of the whole, and how far the sender is."""
+    got = await ask(client, node, BLOB, span(3))
+    start, stop = PIECES.span(3)
+    assert (got.status, got.body) == (206, BLOB[start:stop])
+    assert got.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(BLOB)}"
+    assert got.headers[wire.FRONTIER_HEADER] == str(PIECES.count)
+    sent = "oci_mesh_peer_sent_bytes_total"
+    await eventually("it is counted", lambda: metric(node, sent) == stop - start)
+
+
+@pytest.mark.parametrize(
+    "range_", ["bytes=0-300000", "bytes=300000-300001", "bytes=-5", "bytes=5-", "bytes=0--1", "x"]
+)
+async def test_a_range_that_is_not_all_inside_is_refused_with_the_size(
+    range_: str, node: Node, client: Client
+) -> None:
+    """Whoever asks believes that the blob has another."""
+    got = await ask(client, node, SMALL, range_)
+    assert got.status == 416
+    assert got.headers["Content-Range"] == f"bytes */{len(SMALL)}"
+
+
+async def test_who_goes_by_another_list_gets_nothing(node: Node, client: Client) -> None:
+    """And who goes by none, for a large blob, hears its size."""
+    other = await ask(client, node, BLOB, span(0), **{wire.LIST_HEADER: "0" * 32})
+    assert other.status == 409
+    none = await ask(client, node, BLOB, span(0), **{wire.LIST_HEADER: ""})
+    assert (none.status, none.headers["Content-Range"]) == (416, f"bytes */{len(BLOB)}")
+
+
+async def test_what_is_not_here_is_missing(node: Node, client: Client) -> None:
+    """At once: nobody looks for it elsewhere for another node."""
+    got = await ask(client, node, b"nothing", "bytes=0-6", **{wire.WAIT_HEADER: "20"})
+    assert (got.status, got.headers[wire.FAULT_HEADER]) == (404, "missing")
+
+
+async def test_who_has_much_to_send_is_busy(
+    node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not for those who have nobody else, until there is no room at all."""
+    monkeypatch.setattr(Uplink, "is_busy", lambda self: True)
+    busy = await ask(client, node, BLOB, span(0))
+    assert (busy.status, busy.headers[wire.FAULT_HEADER]) == (503, "busy")
+    final = {wire.FINAL_HEADER: "1"}
+    assert (await ask(client, node, BLOB, span(0), **final)).status == 206
+    monkeypatch.setattr(uplink, "MAX_QUEUE", 0)
+    assert (await ask(client, node, BLOB, span(0), **final)).status == 503
+
+
+async def test_who_takes_nothing_does_not_keep_the_others_waiting(
+    node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as there are turns stand still; they are cut off, and the next one is served."""
+    monkeypatch.setattr(pieces, "TAKEN_S", 0.3)
+    blob = noise(40_000_000, "much")
+    await client.push_blob(node, "app", blob)
+    host, _, port = node.mesh_address.rpartition(":")
+    still = []
+    size = PieceMap(len(blob)).piece_size
+    assert len(blob) // size > 10
+    list_id = Statement(sha256(blob), len(blob), piece_hashes(blob), "", b"", b"").list_id
+    for _ in range(uplink.SENDS):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        for piece in range(8):  # one after the other: more than all buffers on the way hold
+            connection.sendall(
+                f"GET /v2/app/blobs/{sha256(blob)} HTTP/1.1\r\nHost: x\r\n"
+                f"Range: bytes={piece * size}-{(piece + 1) * size - 1}\r\n"
+                f"{wire.SLOT_HEADER}: 0\r\n{wire.LIST_HEADER}: {list_id}\r\n\r\n".encode()
+            )
+        still.append(connection)
+    await asyncio.sleep(0)
+    try:
+        assert (await ask(client, node, BLOB, span(0), **{wire.FINAL_HEADER: "1"})).status == 206
+        await eventually("no turn is taken", lambda: len(_gate(node).uplink) == 0)
+    finally:
+        for connection in still:
+            connection.close()
+
+
+def _gate(node: Node) -> Gate:
+    return mesh_source(node)._tools.gate
+
+
+# -- of what is on its way
+
+
+@pytest.fixture
+async def fetching(tmp_path: Path, client: Client) -> AsyncIterator[tuple[Node, asyncio.Event]]:
+    """A node that has the first piece, and gets the others when told to."""
+    go_on = asyncio.Event()
+    first = PIECES.span(0)[1]
+    async with (
+        FakePeer("p", holding(BLOB, sending=paused(first, go_on))) as p,
+        running(tmp_path, "a") as a,
+    ):
+        await p.join(a)
+        async with client.session.get(f"{a.url}/v2/app/blobs/{sha256(BLOB)}") as response:
+            assert await response.content.readexactly(first) == BLOB[:first]
+            yield a, go_on
+        go_on.set()
+
+
+async def test_what_is_here_of_it_is_given(
+    fetching: tuple[Node, asyncio.Event], client: Client
+) -> None:
+    """Before the rest is there."""
+    node, _ = fetching
+    got = await ask(client, node, BLOB, span(0))
+    start, stop = PIECES.span(0)
+    assert (got.status, got.body) == (206, BLOB[start:stop])
+    assert int(got.headers[wire.FRONTIER_HEADER]) == 1
+
+
+@pytest.mark.parametrize("range_", ["bytes=0-2999999", "bytes=0-262144", "bytes=1-262143"])
+async def test_nothing_is_given_beside_a_piece(
+    range_: str, fetching: tuple[Node, asyncio.Event], client: Client
+) -> None:
+    """It may not be right yet, or not there."""
+    got = await ask(client, fetching[0], BLOB, range_)
+    assert got.status == 416
+
+
+async def test_a_question_waits_for_its_piece(
+    fetching: tuple[Node, asyncio.Event], client: Client
+) -> None:
+    """If the asking node stands after this one, as one with the same slot and a later id does."""
+    node, go_on = fetching
+    me = {wire.NODE_HEADER: "z", wire.WAIT_HEADER: "20"}
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(ask(client, node, BLOB, span(2), **me))
+        [fetch] = mesh_source(node)._blobs.values()
+        assert fetch.transfer is not None
+        held = fetch.transfer._swarm._held
+        await eventually("it is held", lambda: len(held) == 1)
+        go_on.set()
+    start, stop = PIECES.span(2)
+    assert waiting.result().body == BLOB[start:stop]
+
+
+@pytest.mark.parametrize("wait", ["0", "0.05", "-1", "nan", "-inf", "x", "", "1e400x"])
+async def test_a_question_waits_no_longer_than_it_says(
+    wait: str, fetching: tuple[Node, asyncio.Event], client: Client
+) -> None:
+    """Whatever it says."""
+    node, _ = fetching
+    me = {wire.NODE_HEADER: "z", wire.WAIT_HEADER: wait}
+    got = await ask(client, node, BLOB, span(FIRST_WINDOW), **me)
+    assert (got.status, got.headers[wire.FAULT_HEADER]) == (503, "not yet")
+
+
+async def test_a_question_of_who_comes_before_is_not_kept(
+    fetching: tuple[Node, asyncio.Event], client: Client
+) -> None:
+    """It may be that one for which this node waits."""
+    me = {wire.NODE_HEADER: "0", wire.WAIT_HEADER: "20"}
+    got = await ask(client, fetching[0], BLOB, span(2), **me)
+    assert (got.status, got.headers[wire.FAULT_HEADER]) == (503, "not yet")
+
+
+async def test_who_went_away_is_forgotten(
+    fetching: tuple[Node, asyncio.Event], client: Client
+) -> None:
+    """Its question is held no longer."""
+    node, _ = fetching
+    me = {wire.NODE_HEADER: "z", wire.WAIT_HEADER: "20"}
+    asking = asyncio.create_task(ask(client, node, BLOB, span(2), **me))
+    [fetch] = mesh_source(node)._blobs.values()
+    assert fetch.transfer is not None
+    transfer = fetch.transfer
+    await eventually("it is held", lambda: len(transfer._swarm._held) == 1)
+    asking.cancel()
+    await eventually("it is not", lambda: not transfer._swarm._held and not transfer._tickets)
