@@ -4,7 +4,6 @@ What they print goes nowhere, for both alike: a log on the disk under test would
 """
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks import procfs
+
 START_S: Final = 30.0  # a registry that is not ready by then is broken
 STOP_S: Final = 40.0  # ours gives requests under way 30 s
-
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 Command = Callable[[Path, str], list[str]]
 """The command of a registry that keeps its content in a directory and listens at HOST:PORT."""
@@ -45,22 +44,15 @@ class Server:
 
     def cpu_s(self) -> float:
         """CPU seconds, user and system, of the process, its threads and its children so far."""
-        return sum(_cpu_s(pid) for pid in self._tree())
+        return sum(map(procfs.cpu_s, procfs.tree(self.pid)))
 
     def rss_bytes(self) -> int:
         """Resident memory now, with its children's."""
-        return sum(_status_bytes(pid, "VmRSS") for pid in self._tree())
+        return sum(procfs.status_bytes(pid, "VmRSS") for pid in procfs.tree(self.pid))
 
     def peak_rss_bytes(self) -> int:
         """The most resident memory there was, with its children's."""
-        return sum(_status_bytes(pid, "VmHWM") for pid in self._tree())
-
-    def _tree(self) -> list[int]:
-        pids = [self.pid]
-        for pid in pids:  # grows as it goes
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
-        return pids
+        return sum(procfs.status_bytes(pid, "VmHWM") for pid in procfs.tree(self.pid))
 
 
 def oci_mesh(*options: str) -> Contender:
@@ -158,15 +150,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _TICKS_PER_S  # own and reaped children's
-
-
-def _status_bytes(pid: int, key: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)

@@ -1,0 +1,1 @@
+"""A fleet of machines inside this one: shaped links, real programs, and what they took."""
