@@ -35,8 +35,8 @@ _SHORTEST_PAUSE_S: Final = 0.001
 
 # Of a body, so much is waited for before it is looked at. A link that is slower than this process
 # would otherwise wake it for every few kB: measured, half of its CPU at 100 Mbit/s.
-WAKE_BYTES: Final = 64 * 1024
-TLS_RECORD_BYTES: Final = 16 * 1024
+WAKE_BYTES: Final = 256 * 1024
+MAX_RECORD_BYTES: Final = 17 * 1024  # of TLS: RFC 8446 §5.2, rounded up
 
 # Of what went wrong with a node, as much as is worth logging.
 _MAX_REASON_LENGTH: Final = 300
@@ -260,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self._rate is not None:
             return
-        size = max(1, min(size - (2 * TLS_RECORD_BYTES if self._secret else 0), WAKE_BYTES))
+        size = max(1, min(size - (MAX_RECORD_BYTES if self._secret else 0), WAKE_BYTES))
         if size != self._wakes_at and self._transport is not None:
             self._wakes_at = size
             connection = self._transport.get_extra_info("socket")

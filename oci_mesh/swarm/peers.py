@@ -50,7 +50,8 @@ class Reserve(IntEnum):
     NONE = 0
     BUSY = 1
     SLOW = 2
-    NEVER = 3
+    SILENT = 3
+    NEVER = 4
     """Not now, whoever else there is."""
 
 
@@ -90,6 +91,8 @@ class Peers:
             return Reserve.NONE
         if node_id in self.banned or peer.avoid_until > now:
             return Reserve.NEVER
+        if node_id in self.silent:
+            return Reserve.SILENT
         if peer.slow_until > now:
             return Reserve.SLOW
         return Reserve.BUSY if peer.busy_until > now else Reserve.NONE

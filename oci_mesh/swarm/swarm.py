@@ -15,6 +15,7 @@ What this does not do: find the nodes, hash pieces, or know of other blobs (the 
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 from oci_mesh.swarm.events import (
@@ -71,8 +72,9 @@ MAX_HEDGES: Final = 4
 # When all who could be asked for a piece have been: begin again after this.
 RETRY_S: Final = 0.25
 
-# Who lied or is gone is left out of the trees, or those below it would all climb to a seed. So much
-# later, as several are found out at a time, and a view is costly to make.
+# Who lied or is gone is left out of the trees, or those below it would all climb to a seed. Who is
+# gone is still asked when there is nobody else, and is back once it sends. Both so much later, as
+# several are found out at a time, and a view is costly to make.
 LEAVE_OUT_S: Final = 0.1
 
 # Other nodes' requests kept waiting here. Each is a connection.
@@ -106,7 +108,8 @@ class Swarm:
         self.pieces = pieces
         self.progress_at = 0.0  # when the last piece came
         self._uplink = uplink
-        self._view = View(())
+        self._known = View(())
+        self._view = self._known  # without those who are left out
         self._peers = Peers()
         self._have = bytearray(pieces.count)
         for piece in have:
@@ -182,7 +185,7 @@ class Swarm:
     # -- events
 
     def _viewed(self, event: Viewed, now: float) -> Iterable[Command]:
-        view = event.view
+        view = self._known = event.view
         left_out = self._peers.left_out
         self._view = view.without(left_out) if left_out else view
         for entry in view.advanced:
@@ -202,7 +205,6 @@ class Swarm:
             self._latency_s = _smoothed(self._latency_s, now - request.asked_at)
             request.deadline = now + PIECE_S
             request.hedge_at = now + max(MIN_HEDGE_S, HEDGE * self._duration_s)
-            self._deadlines.add(request.hedge_at, request)
         return ()
 
     def _completed(self, event: Completed, now: float) -> Iterable[Command]:
@@ -211,6 +213,8 @@ class Swarm:
             return
         took_s = now - (request.begun_at if request.begun_at is not None else request.asked_at)
         self._duration_s = _smoothed(self._duration_s, took_s)
+        if request.peer in self._peers.silent:
+            self._deadlines.add(now + LEAVE_OUT_S, _LEAVE_OUT)
         self._peers.succeeded(request.peer, self.pieces.length(request.piece), took_s, now)
         self._peers.advance(request.peer, event.frontier)
         self.progress_at = now
@@ -267,7 +271,7 @@ class Swarm:
                 self._release(thing.ticket)
                 yield Refuse(thing.ticket, Fault.NOT_YET)
             elif thing is _LEAVE_OUT:
-                self._view = self._view.without(self._peers.left_out)
+                self._view = self._known.without(self._peers.left_out)
             elif isinstance(thing, int):
                 self._resting.discard(thing)
                 self._tried.pop(thing, None)
@@ -342,7 +346,7 @@ class Swarm:
         best: str | None = None
         worst = _NOBODY
         others = 0
-        for peer in self._candidates(piece):
+        for peer in chain(self._candidates(piece), self._left_out(piece)):
             if peer in tried or peer in (self.me, best):
                 continue
             reserve = self._peers.reserve(peer, now)
@@ -379,6 +383,19 @@ class Swarm:
         yield from path
         yield from (peer for peer in view.wanting if peers[peer].frontier > piece)
 
+    def _left_out(self, piece: int) -> Iterator[str]:
+        """Who is in no tree any more, but would be before this one, or has the piece: there may be
+        nobody else, and who is never asked never sends again.
+        """
+        known, view = self._known, self._view
+        if len(known) == len(view):
+            return
+        silent = sorted(self._peers.silent)
+        has_it = (peer for peer in silent if self._peers[peer].frontier > piece)
+        for peer in chain(known.path(piece, self.me), has_it):
+            if peer in known.entries and peer not in view.entries:
+                yield peer
+
     def _holders(self, piece: int) -> Iterator[str]:
         """Some nodes that said they have it, another first for each piece and node."""
         wanting = self._view.wanting
@@ -391,7 +408,7 @@ class Swarm:
     def _is_scarce(self, peer: str) -> bool:
         """A seed that has others to send to: better to wait for somebody else than to ask it."""
         view = self._view
-        entry = view.entries.get(peer)
+        entry = self._known.entries.get(peer)
         return entry is not None and entry.complete and len(view.seeds) < len(view.wanting)
 
     def _give_up(self, request: Request, fault: Fault, now: float) -> None:
@@ -413,7 +430,8 @@ class Swarm:
             yield Cancel(request.id)
             self._give_up(request, Fault.STALLED, now)
             return
-        self._deadlines.add(max(now + RETRY_S, min(request.deadline, request.hedge_at)), request)
+        again = max(now + MIN_HEDGE_S, request.hedge_at)
+        self._deadlines.add(min(request.deadline, again), request)
         hedged = len(self._by_piece[request.piece]) > 1
         if request.hedge_at <= now and not hedged and self._hedges < MAX_HEDGES:
             tried = self._tried.setdefault(request.piece, set())

@@ -9,8 +9,9 @@ with vdc the van der Corput sequence (the slot's bits reversed behind the point)
 ratio: evenly spread on a ring, and the ring turned by the golden ratio for each piece, so that
 over the pieces every node stands in every place equally often. In that order the nodes of a zone
 form a k-ary heap. Its roots ask seeds (nodes that have it all): one root for each seed, so that
-no seed sends a piece twice. A zone without a seed has one root, and the roots of all such zones
-form such a heap in turn: a piece enters a zone once.
+no seed sends a piece twice. A zone without a seed has one root: a piece enters a zone once. Where
+seeds are fewer than zones each zone has one root, with a seed or not, and these form such a heap
+in turn, below all seeds: no zone's own.
 
 Whoever a node is told to ask comes before it in that one order, or has the piece (invariant I1):
 the key is a fact about a node, not of a view, so nodes with different views never wait in a ring.
@@ -110,20 +111,21 @@ class View:
         if entry is None or ring is None or node_id not in ring.index:
             yield from self._rotated(self.seeds, piece)
             return
-        near = self._seeds.get(entry.zone, ())
+        enough = len(self.seeds) >= len(self._rings)
+        near = self._seeds.get(entry.zone, ()) if enough else ()
         first = ring.first(piece)
         rank = (ring.index[node_id] - first) % len(ring.nodes)
         roots = max(1, len(near))
         while rank >= roots:
             rank = (rank - roots) // FANOUT
             yield ring.at(first, rank)
-        if rank == 0 and len(self.seeds) < len(self._rings):
+        if not near:
             rank = yield from self._between_zones(piece, entry.zone)
         yield from self._rotated(near, piece + rank)
         yield from self._rotated([s for s in self.seeds if s not in near], piece + rank)
 
     def _between_zones(self, piece: int, zone: str) -> Generator[str, None, int]:
-        """Whom the first of a zone asks before the seeds, which are fewer than the zones; return
+        """Whom the first of a zone asks before the seeds, if those are fewer than the zones; return
         its rank, or that of the one above it who asks a seed.
         """
         leaders = sorted(self._leader(piece, other) for other in self._rings)

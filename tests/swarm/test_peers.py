@@ -12,7 +12,7 @@ RESTS = [Fault.BUSY, Fault.MISSING, Fault.GONE, Fault.STALLED]
 def rest_s(peers: Peers, now: float) -> float:
     """For how long a peer is left alone from now on, to a tenth of a second."""
     steps = 0
-    while peers.reserve("p", now + steps / 10) is not Reserve.NONE:
+    while peers.reserve("p", now + steps / 10) not in (Reserve.NONE, Reserve.SILENT):
         steps += 1
         assert steps < 10_000
     return steps / 10
@@ -58,6 +58,17 @@ def test_who_is_busy_is_better_than_nobody_and_who_is_gone_is_not() -> None:
     assert peers.reserve("p", 0.1) is Reserve.BUSY
     peers.failed("p", Fault.GONE, 0.2)
     assert peers.reserve("p", 0.3) is Reserve.NEVER
+
+
+@pytest.mark.parametrize("fault", [Fault.GONE, Fault.STALLED])
+def test_who_was_gone_is_the_last_to_be_asked_until_it_sends(fault: Fault) -> None:
+    peers = Peers()
+    peers.failed("p", fault, 0.0)
+    assert peers.reserve("p", 1e9) is Reserve.SILENT
+    assert peers.left_out == {"p"}
+    peers.succeeded("p", 1000, 1.0, 100.0)
+    assert peers.reserve("p", 100.0) is Reserve.NONE
+    assert not peers.left_out
 
 
 def test_a_liar_is_banned_for_ever() -> None:

@@ -38,6 +38,11 @@ def ordered(piece: int, entries: Sequence[Entry], zone: str) -> list[Entry]:
     return sorted(wanting, key=lambda entry: place(piece, entry))
 
 
+def is_scarce(view: View, entries: Sequence[Entry]) -> bool:
+    """Whether zones that want the blob share the seeds."""
+    return len(view.seeds) < len({e.zone for e in entries if not e.complete and e.slot >= 0})
+
+
 class TestOrder:
     def test_slots_are_spread_evenly(self) -> None:
         """However many there are, each next one halves one of the widest gaps."""
@@ -85,11 +90,13 @@ class TestPath:
     @settings(deadline=None)
     @given(ENTRIES, PIECES)
     def test_a_zone_is_a_heap_below_its_roots(self, entries: list[Entry], piece: int) -> None:
-        """One root for each seed of the zone; one where there is none."""
+        """One root for each seed of the zone; one where there is none, or too few for all zones."""
         view = View(entries)
         for zone in ZONES:
             nodes = ordered(piece, entries, zone)
             seeds = {e.id for e in entries if e.complete and e.zone == zone}
+            if is_scarce(view, entries):
+                seeds = set()
             roots = max(1, len(seeds))
             asked: Counter[str] = Counter()
             for rank, node in enumerate(nodes):
@@ -100,7 +107,7 @@ class TestPath:
                     asked[str(first)] += 1
                 elif first is not None:
                     other = view.entries[first]
-                    assert other.zone != zone
+                    assert other.complete or other.zone != zone
             assert all(asked[seed] <= 1 for seed in seeds)
             assert all(asked[node.id] <= FANOUT for node in nodes)
 
@@ -109,7 +116,7 @@ class TestPath:
     def test_a_piece_comes_into_a_zone_without_a_seed_once(
         self, entries: list[Entry], piece: int
     ) -> None:
-        """And never out of one that has a seed of its own."""
+        """And into one that has a seed of its own never, unless seeds are fewer than zones."""
         view = View(entries)
         crossings: Counter[str] = Counter()
         entered: Counter[str] = Counter()
@@ -123,9 +130,24 @@ class TestPath:
         with_seed = {entry.zone for entry in entries if entry.complete}
         for zone in ZONES:
             expected = 1 if zone not in with_seed and ordered(piece, entries, zone) else 0
-            assert crossings[zone] == expected
+            least = most = expected
+            if is_scarce(view, entries) and ordered(piece, entries, zone):
+                most = 1
+            assert least <= crossings[zone] <= most
         assert all(times <= FANOUT for node, times in entered.items() if node != "None")
         assert all(entered[seed] <= 1 for seed in view.seeds)
+
+    @settings(deadline=None)
+    @given(ENTRIES, PIECES)
+    def test_seeds_that_are_fewer_than_zones_are_asked_once(
+        self, entries: list[Entry], piece: int
+    ) -> None:
+        """By all zones together (I2); else once by those next door and once by others."""
+        view = View(entries)
+        wanting = [e for e in entries if not e.complete and e.slot >= 0]
+        asked = Counter(next(view.path(piece, entry.id), None) for entry in wanting)
+        most = 1 if is_scarce(view, entries) else 2
+        assert all(asked[seed] <= most for seed in view.seeds)
 
     def test_seeds_take_turns(self) -> None:
         """One node, four seeds: each is asked for a quarter of the pieces."""
