@@ -10,6 +10,7 @@ What it does not do: redirects, compression, proxies, pipelining, cookies, bodie
 import asyncio
 import re
 import ssl as tls
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, Self
@@ -44,6 +45,10 @@ __all__ = [
 # As much as one call of the kernel, and one of the sink, handles. Larger gains little, and the
 # event loop is away for as long as the sink takes: about 1 ms to hash this and write it.
 BUFFER_BYTES: Final = 1024 * 1024
+
+# Received by TLS at a time, and kept for each connection twice: by default 256 KiB, which for a
+# hundred connections is more than all the rest of a node.
+SESSION_BYTES: Final = 64 * 1024
 
 # Connections kept without a request, in all and to one node: a transfer asks the same few nodes
 # again and again, for a few pieces at once. With TLS each costs both ends 300 to 600 KiB.
@@ -199,9 +204,7 @@ class BulkClient:
             async with asyncio.timeout(CONNECT_S) as scope:
                 self._connecting.add(scope)
                 try:
-                    await asyncio.get_running_loop().create_connection(
-                        lambda: connection, host, port, ssl=context, server_hostname=name
-                    )
+                    await _open(connection, host, port, context, name)
                 finally:
                     self._connecting.discard(scope)
             if self._check is not None and connection.tls is not None:
@@ -272,3 +275,32 @@ def _split(address: str) -> tuple[str, int]:
     if match is None or int(match[3]) > 65535:
         raise PeerUnreachable(f"not an address: {address[:100]!r}")
     return match[1] or match[2], int(match[3])
+
+
+class _Session(SSLProtocol):
+    """asyncio's TLS, with a smaller buffer: it is allocated, and filled, for each connection."""
+
+    max_size = SESSION_BYTES
+
+
+async def _open(
+    connection: Connection, host: str, port: int, context: tls.SSLContext | None, name: str | None
+) -> None:
+    """As `create_connection`, which has no way to choose the size of the buffers of TLS."""
+    loop = asyncio.get_running_loop()
+    if context is None:
+        await loop.create_connection(lambda: connection, host, port)
+        return
+    shaken: asyncio.Future[None] = loop.create_future()
+    transport, _ = await loop.create_connection(
+        lambda: _Session(
+            loop, connection, context, shaken, server_side=False, server_hostname=name or host
+        ),
+        host,
+        port,
+    )
+    try:
+        await shaken
+    except BaseException:
+        transport.abort()
+        raise
