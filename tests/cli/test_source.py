@@ -66,6 +66,7 @@ def test_nothing_is_left_in_the_temporary_directory(
         (zstandard.compress(ARCHIVE[:2000]), "damaged"),
         (gzip.compress(b"no tar"), "not a tar archive"),
     ],
+    ids=["nothing", "gzip of nothing", "cut gzip", "cut zstd", "gzip of no tar"],
 )
 def test_streams_that_are_no_archive(
     monkeypatch: pytest.MonkeyPatch, data: bytes, problem: str
