@@ -32,14 +32,14 @@ class Receiver:
         "_hasher",
         "_offset",
         "begun",
-        "last_at",
+        "begun_at",
         "piece",
     )
 
     def __init__(self, assembly: "Assembly", piece: int, begin: Callable[[], None]) -> None:
         self.piece = piece
         self.begun = False
-        self.last_at = 0.0  # when bytes came last
+        self.begun_at = 0.0
         self._assembly = assembly
         self._begin = begin
         self._hasher = assembly.new_hasher()
@@ -54,9 +54,9 @@ class Receiver:
         assembly = self._assembly
         if assembly.good[self.piece]:
             raise PieceHere(f"piece {self.piece} is here already")
-        self.last_at = asyncio.get_running_loop().time()
         if not self.begun:
             self.begun = True
+            self.begun_at = asyncio.get_running_loop().time()
             self._begin()
         self._hasher.update(data)
         if self._buffer is None:

@@ -48,7 +48,7 @@ from oci_mesh.swarm.events import (
 )
 from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.statement import Statement
-from oci_mesh.swarm.swarm import SLACK_S, Swarm
+from oci_mesh.swarm.swarm import MIN_HEDGE_S, SLACK_S, Swarm
 from oci_mesh.swarm.window import Window
 
 _log = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ _LOOK_S: Final = 1.0
 # In the log, of those that gave most.
 _GIVERS_SHOWN: Final = 8
 
-# A node that sends nothing for so long in the middle of a piece is named if another was quicker.
-_STILL_S: Final = 1.0
+# A node that takes so long for a piece is named if another was quicker, which was asked only since.
+_LONG_S: Final = MIN_HEDGE_S / 2
 
 # A client that waits at some place has this many pieces from there on asked for first.
 _AHEAD: Final = 4
@@ -123,7 +123,7 @@ class Transfer:
         self._swarm = Swarm(
             self._me, meeting.slot, assembly.pieces, tools.gate.uplink, tools.window, have
         )
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._running: dict[int, tuple[asyncio.Task[None], Ask, Receiver]] = {}
         self._claims: dict[str, int] = {}
         self._tickets: dict[int, asyncio.Future[Fault | None]] = {}
         self._last_ticket = 0
@@ -275,11 +275,18 @@ class Transfer:
     def _do(self, command: Command) -> None:
         match command:
             case Ask():
-                task = self._group.create_task(self._request(command))
-                self._running[command.request] = task
+                number = command.request
+                receiver = Receiver(
+                    self.assembly, command.piece, lambda: self._handle(Begun(number))
+                )
+                task = self._group.create_task(self._request(command, receiver))
+                self._running[number] = task, command, receiver
             case Cancel():
                 if (running := self._running.pop(command.request, None)) is not None:
-                    running.cancel()
+                    task, ask, receiver = running
+                    self._note_late(ask, receiver)
+                    receiver.close()
+                    task.cancel()
             case Send():
                 self._answer(command.ticket, None)
             case Refuse():
@@ -306,16 +313,12 @@ class Transfer:
 
     # -- one request
 
-    async def _request(self, ask: Ask) -> None:
-        receiver = Receiver(self.assembly, ask.piece, lambda: self._handle(Begun(ask.request)))
+    async def _request(self, ask: Ask, receiver: Receiver) -> None:
         try:
             event = await self._fetch(ask, receiver)
         except OciError as error:  # this node's disk
             self._fail(error)
             return
-        except asyncio.CancelledError:
-            self._note_late(ask, receiver)
-            raise
         finally:
             receiver.close()
             self._running.pop(ask.request, None)
@@ -335,7 +338,7 @@ class Transfer:
             return
         if not self.assembly.good[ask.piece]:
             self._blame(ask.peer, late)
-        elif receiver.begun and _now() - receiver.last_at > _STILL_S:
+        elif receiver.begun and _now() - receiver.begun_at > _LONG_S:
             self._tools.peers.blame(ask.peer, "slow", late)
 
     def _gives_hope(self, failed: Failed, peer: str) -> bool:
