@@ -1,4 +1,4 @@
-"""Work that outlives the request that began it, but never the node: a task group that can end."""
+"""Work that outlives the request that began it, but never the node; and the clock it goes by."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -41,3 +41,8 @@ class Background:
             await self._group.__aexit__(kind, error, trace)
         else:
             await self._group.__aexit__(None, None, None)
+
+
+def loop_time() -> float:
+    """Seconds of the running loop's clock, by which its timers and deadlines go."""
+    return asyncio.get_running_loop().time()

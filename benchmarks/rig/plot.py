@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Final
 
+from benchmarks import svg
 from benchmarks.rig.run import Run
 
 WIDTH: Final = 880
@@ -17,23 +17,14 @@ NAMES_WIDTH: Final = 160
 _OURS: Final = "#0b6e4f"
 _THEIRS: Final = "#8a94a0"
 _BOUND: Final = "#c1440e"
-_STYLE: Final = "text{font:12px sans-serif;fill:#333}line,path{fill:none}"
 
 
 def save(path: Path, title: str, runs: Sequence[Run]) -> None:
     """Write the picture."""
     bars_top = MARGIN + CURVES_HEIGHT + MARGIN
     height = bars_top + BAR_HEIGHT * len(runs) + MARGIN
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'width="{WIDTH}" height="{height}"><style>{_STYLE}</style>',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        _text(MARGIN, 24, title, bold=True),
-        *_curves(runs[0]),
-        *_bars(runs, bars_top),
-        "</svg>",
-    ]
-    path.write_text("\n".join(parts) + "\n")
+    marks = [svg.text(MARGIN, 24, title, bold=True), *_curves(runs[0]), *_bars(runs, bars_top)]
+    svg.save(path, WIDTH, height, marks)
 
 
 def _curves(run: Run) -> Iterator[str]:
@@ -49,15 +40,15 @@ def _curves(run: Run) -> Iterator[str]:
     def y(received: float) -> float:
         return bottom - (bottom - top) * min(received / run.size, 1.05) / 1.05
 
-    yield _text(left, top - 14, f"{run.name}: the image on each node, by bytes on its link")
-    yield _line(left, bottom, right, bottom, "#333")
+    yield svg.text(left, top - 14, f"{run.name}: the image on each node, by bytes on its link")
+    yield svg.line(left, bottom, right, bottom, svg.INK)
     for tick in _ticks(end_s):
-        yield _line(x(tick), bottom, x(tick), bottom + 4, "#333")
-        yield _text(x(tick), bottom + 18, f"{tick:g} s", anchor="middle")
-    yield _line(left, y(run.size), right, y(run.size), "#ddd")
-    yield _text(left - 6, y(run.size) + 4, "all", anchor="end")
-    yield _line(x(run.bound_s), top, x(run.bound_s), bottom, _BOUND, dash="4 3")
-    yield _text(x(run.bound_s) - 4, top + 4, "bound", anchor="end")
+        yield svg.line(x(tick), bottom, x(tick), bottom + 4, svg.INK)
+        yield svg.text(x(tick), bottom + 18, f"{tick:g} s", anchor="middle")
+    yield svg.line(left, y(run.size), right, y(run.size), "#ddd")
+    yield svg.text(left - 6, y(run.size) + 4, "all", anchor="end")
+    yield svg.line(x(run.bound_s), top, x(run.bound_s), bottom, _BOUND, dash="4 3")
+    yield svg.text(x(run.bound_s) - 4, top + 4, "bound", anchor="end")
     for number in run.numbers:
         points = " ".join(
             f"{x(at_s):.1f},{y(received[number]):.1f}"
@@ -76,21 +67,21 @@ def _bars(runs: Sequence[Run], top: float) -> Iterator[str]:
     def x(seconds: float) -> float:
         return left + (right - left) * math.log(max(seconds, low) / low) / math.log(high / low)
 
-    yield _text(MARGIN, top - 14, "until the last node is done (logarithmic)")
+    yield svg.text(MARGIN, top - 14, "until the last node is done (logarithmic)")
     for row, run in enumerate(runs):
         y = top + row * BAR_HEIGHT
-        yield _text(left - 8, y + 16, run.name, anchor="end")
+        yield svg.text(left - 8, y + 16, run.name, anchor="end")
         if run.problems:
-            yield _text(left + 4, y + 16, "failed")
+            yield svg.text(left + 4, y + 16, "failed")
             continue
         width = x(run.last_s) - left
         color = _THEIRS if row else _OURS
         yield f'<rect x="{left}" y="{y + 3}" width="{width:.1f}" height="18" fill="{color}"/>'
         ratio = f"{run.ratio:.2f} x" if not run.readings.cores_full else "cores full"
-        yield _text(left + width + 6, y + 16, f"{run.last_s:.1f} s ({ratio})")
+        yield svg.text(left + width + 6, y + 16, f"{run.last_s:.1f} s ({ratio})")
     bottom = top + len(runs) * BAR_HEIGHT
-    yield _line(x(bound_s), top, x(bound_s), bottom, _BOUND, dash="4 3")
-    yield _text(x(bound_s), bottom + 16, f"bound {bound_s:.1f} s", anchor="middle")
+    yield svg.line(x(bound_s), top, x(bound_s), bottom, _BOUND, dash="4 3")
+    yield svg.text(x(bound_s), bottom + 16, f"bound {bound_s:.1f} s", anchor="middle")
 
 
 def _ticks(end_s: float) -> Iterator[float]:
@@ -98,15 +89,3 @@ def _ticks(end_s: float) -> Iterator[float]:
     while end_s / step < 4:
         step /= 2
     yield from (i * step for i in range(int(end_s / step) + 1))
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "start", bold: bool = False) -> str:
-    weight = ' style="font-weight:bold"' if bold else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight}>{escape(text)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, color: str, dash: str = "") -> str:
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}"{dashes}/>'
-    )

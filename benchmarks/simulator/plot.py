@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Final
 
+from benchmarks import svg
 from benchmarks.simulator.outcome import MAX_LINES, Outcome
 
 _WIDTH: Final = 880
 _HEIGHT: Final = 300  # of one run
+_TITLE: Final = 24
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 42, 38
-_INK: Final = "#22303c"
 _FAINT: Final = "#d5dbe1"
 _BAND: Final = "#1f77b4"
 _BOUND: Final = "#c0392b"
@@ -21,19 +21,12 @@ _Scale = Callable[[float], float]
 
 def draw(path: Path, title: str, outcomes: Sequence[Outcome]) -> None:
     """One panel for each run, below each other, with one axis of time each."""
-    height = _HEIGHT * len(outcomes)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height + 24}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{height + 24}" fill="white"/>',
-        _text(_LEFT, 16, title, weight="bold"),
-    ]
+    marks = [svg.text(_LEFT, 16, title, bold=True)]
     for row, run in enumerate(outcomes):
-        parts.append(f'<g transform="translate(0 {24 + row * _HEIGHT})">')
-        parts += _panel(run)
-        parts.append("</g>")
-    parts.append("</svg>")
-    path.write_text("\n".join(parts) + "\n")
+        marks.append(f'<g transform="translate(0 {_TITLE + row * _HEIGHT})">')
+        marks += _panel(run)
+        marks.append("</g>")
+    svg.save(path, _WIDTH, _TITLE + _HEIGHT * len(outcomes), marks)
 
 
 def _panel(run: Outcome) -> list[str]:
@@ -48,7 +41,7 @@ def _panel(run: Outcome) -> list[str]:
 
     ratio = "never done" if run.ratio is None else f"{run.ratio:.2f} x the bound"
     parts = [
-        _text(
+        svg.text(
             _LEFT,
             _TOP - 12,
             f"{run.scheme}: {ratio}; the source sends {run.source_copies:.2f} copies, "
@@ -56,14 +49,14 @@ def _panel(run: Outcome) -> list[str]:
         )
     ]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(_line(_LEFT, y(share), right, y(share), _FAINT))
-        parts.append(_text(_LEFT - 8, y(share) + 4, f"{share:.0%}", anchor="end"))
+        parts.append(svg.line(_LEFT, y(share), right, y(share), _FAINT))
+        parts.append(svg.text(_LEFT - 8, y(share) + 4, f"{share:.0%}", anchor="end"))
     for time in _ticks(end):
-        parts.append(_line(x(time), bottom, x(time), bottom + 4, _INK))
-        parts.append(_text(x(time), bottom + 18, f"{time:g} s", anchor="middle"))
+        parts.append(svg.line(x(time), bottom, x(time), bottom + 4, svg.INK))
+        parts.append(svg.text(x(time), bottom + 18, f"{time:g} s", anchor="middle"))
     parts += _bands(run, x, y) if run.awaited > MAX_LINES else _lines(run, x, y)
-    parts.append(_line(x(run.bound), _TOP, x(run.bound), bottom, _BOUND, dash=True))
-    parts.append(_text(x(run.bound) - 4, bottom - 6, "T*", anchor="end", colour=_BOUND))
+    parts.append(svg.line(x(run.bound), _TOP, x(run.bound), bottom, _BOUND, dash="5 4"))
+    parts.append(svg.text(x(run.bound) - 4, bottom - 6, "T*", anchor="end", color=_BOUND))
     return parts
 
 
@@ -98,25 +91,3 @@ def _ticks(end: float) -> list[float]:
     digits = math.floor(math.log10(end)) - 1
     step = next(n * 10.0**digits for n in (1, 2, 5, 10, 20) if n * 10.0**digits * 10 >= end)
     return [round(i * step, 6) for i in range(int(end / step) + 1)]
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dash: bool = False) -> str:
-    dashes = ' stroke-dasharray="5 4"' if dash else ""
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{dashes}/>'
-    )
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    colour: str = _INK,
-    weight: str = "normal",
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" '
-        f'font-weight="{weight}">{escape(text)}</text>'
-    )

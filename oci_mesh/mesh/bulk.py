@@ -51,7 +51,7 @@ BUFFER_BYTES: Final = 1024 * 1024
 SESSION_BYTES: Final = 64 * 1024
 
 # Connections kept without a request, in all and to one node: a transfer asks the same few nodes
-# again and again, for a few pieces at once. With TLS each costs both ends 300 to 600 KiB.
+# again and again, for a few pieces at once. With TLS each has buffers of its own.
 MAX_IDLE: Final = 96
 MAX_IDLE_PER_PEER: Final = 12
 

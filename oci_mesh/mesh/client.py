@@ -6,7 +6,7 @@ Failures become `PeerError`s. Nothing that comes back is trusted: callers verify
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Final, Protocol, Self
 
@@ -133,18 +133,6 @@ class PeerClient:
                 return None
             return await _bounded(response, limit), response.headers.get("Content-Type", "")
 
-    async def chunks(
-        self, address: str, path: str, start: int, size: int, member_id: str | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """The bytes of a blob of `size` from `start` on, as they come: exactly so many."""
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        async with self._request("GET", address, path, member_id, headers=headers) as response:
-            left = size - start
-            if response.status != (206 if start else 200) or response.content_length != left:
-                raise PeerError(f"{address} did not answer with bytes {start}-{size} of {path}")
-            async for chunk in response.content.iter_any():
-                yield chunk
-
     async def attend(self, address: str, message: Attend, member_id: str | None = None) -> Roster:
         """Enter the swarm of a blob at its rendezvous; the answer may wait `message.wait_s`."""
         async with (
@@ -258,7 +246,6 @@ class PeerClient:
         member_id: str | None,
         *,
         body: bytes | None = None,
-        headers: dict[str, str] | None = None,
         missing_ok: bool = False,
         refusal_ok: bool = False,
         stall_s: float = STALL_S,
@@ -272,7 +259,6 @@ class PeerClient:
                 method,
                 url,
                 data=io.BytesIO(body) if body else None,
-                headers=headers,
                 allow_redirects=False,
                 timeout=_timeout(stall_s),
                 ssl=True if tls is None else tls.client,

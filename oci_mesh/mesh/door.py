@@ -9,7 +9,6 @@ id that a live node has with another key is not given out, nor another live node
 of a node that is gone may be: that is how a node that lost its disk comes back under its name.
 """
 
-import asyncio
 import logging
 import random
 import time
@@ -17,11 +16,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
-from aiohttp import ClientError, web
+from aiohttp import web
 
 from oci_mesh.errors import PeerError
 from oci_mesh.members.clock import HybridClock
 from oci_mesh.mesh import wire
+from oci_mesh.mesh.body import read_body
 from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.credentials import Credentials
 from oci_mesh.mesh.enrolment import Issued, Issuer, Keeper
@@ -97,7 +97,7 @@ class Door:
 
     async def _enrol(self, request: web.BaseRequest, *, is_node: bool) -> web.StreamResponse:
         try:
-            application = _decode(await _body(request))
+            application = _decode(await read_body(request, MAX_APPLICATION_BYTES, _BODY_S))
             trust = self._credentials.trust
             assert trust is not None
             try:
@@ -193,18 +193,3 @@ def _decode(body: bytes) -> Application:
         return msgspec.json.decode(body, type=Application)
     except (ValueError, RecursionError) as error:
         raise PeerError(f"not an application: {str(error)[:200]}") from None
-
-
-async def _body(request: web.BaseRequest) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > MAX_APPLICATION_BYTES:
-                    raise PeerError("an application that is too long")
-    except TimeoutError:
-        raise PeerError("the application did not come to its end") from None
-    except ClientError as error:
-        raise PeerError(f"the application was cut: {error}") from None
-    return bytes(body)

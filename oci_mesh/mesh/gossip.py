@@ -23,6 +23,7 @@ from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.discovery import resolve_seeds
 from oci_mesh.mesh.wire import Exchange
 from oci_mesh.store.base import Store
+from oci_mesh.tasks import loop_time
 
 _log = logging.getLogger(__name__)
 
@@ -160,11 +161,11 @@ class Gossip:
 
     def live(self) -> list[Member]:
         """The other nodes that seem alive."""
-        return self.table.live(_now())
+        return self.table.live(loop_time())
 
     def failed(self, member_id: str) -> None:
         """Note that a node could not be reached."""
-        self.table.failed(member_id, _now())
+        self.table.failed(member_id, loop_time())
 
     def is_deleted(self, repository: str, name: str) -> bool:
         """Whether a tag, or content, was deleted and not pushed again since."""
@@ -207,7 +208,7 @@ class Gossip:
 
     def _learn_members(self, sender: Member, members: Sequence[Member]) -> None:
         """`sender` as it was seen here counts, not as it lists itself: that may be on 0.0.0.0."""
-        now = _now()
+        now = loop_time()
         others = [member for member in members if member.id != sender.id]
         risen = self.table.merge(wire.valid_members([sender, *others]), now)
         self.table.heard(sender.id, now)
@@ -274,7 +275,3 @@ def _seen(sender: Member, remote: str) -> Member:
     port = sender.address.rpartition(":")[2]
     shown = f"[{remote}]" if ":" in remote and not remote.startswith("[") else remote
     return msgspec.structs.replace(sender, address=f"{shown}:{port}")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -15,6 +15,7 @@ from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.metrics import Metrics
 from oci_mesh.spec.digest import Digest
+from oci_mesh.tasks import loop_time
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Peers:
 
     def is_banned(self, node_id: str) -> bool:
         """Whether it sent wrong bytes, not long ago."""
-        return self._banned.get(node_id, 0.0) > _now()
+        return self._banned.get(node_id, 0.0) > loop_time()
 
     @contextmanager
     def watched(self, banned: Callable[[], None]) -> Iterator[None]:
@@ -60,7 +61,7 @@ class Peers:
 
     def candidates(self, digest: Digest) -> list[Member]:
         """Whom to ask, in an order that is this content's own: no node is everyone's first."""
-        now = _now()
+        now = loop_time()
         self._banned = {member: until for member, until in self._banned.items() if until > now}
         live = self._gossip.live()
         return rendezvous(str(digest), (m for m in live if m.id not in self._banned))
@@ -110,7 +111,7 @@ class Peers:
         self._metrics.peer_faults.labels(node_id, fault).inc()
         if fault == "corrupt":
             known = self.is_banned(node_id)
-            self._banned[node_id] = _now() + BAN_S
+            self._banned[node_id] = loop_time() + BAN_S
             for watcher in () if known else tuple(self._watchers):
                 watcher()
         elif fault in _ABSENCES:
@@ -122,7 +123,3 @@ def _waves(count: int) -> list[int]:
     while sum(sizes) < count:
         sizes.append(WAVES[min(len(sizes), len(WAVES) - 1)])
     return sizes
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

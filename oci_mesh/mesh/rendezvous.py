@@ -24,6 +24,7 @@ from oci_mesh.mesh.wire import Attend, Roster
 from oci_mesh.spec.digest import Digest
 from oci_mesh.swarm.roll import REFRESH_S, Roll
 from oci_mesh.swarm.view import Entry
+from oci_mesh.tasks import loop_time
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Rendezvous:
         if not entries or entries[0].id != asked.entry.id:
             raise PeerError("an entry that is none")
         kept = self._keep((asked.repository, asked.digest))
-        now = _now()
+        now = loop_time()
         kept.roll.expire(now)
         if asked.leaves:
             kept.roll.drop([asked.entry.id])
@@ -133,7 +134,7 @@ class Rendezvous:
                     return await self._client.attend(member.address, asked, member.id)
             except (PeerError, TimeoutError) as error:
                 level = logging.DEBUG if member.id in self._failed else logging.WARNING
-                self._failed[member.id] = _now()
+                self._failed[member.id] = loop_time()
                 reason = str(error) or "no answer in time"
                 _log.log(level, "node %s: no rendezvous: %s", member.id, reason)
         raise PeerError("no member answers")
@@ -146,7 +147,7 @@ class Rendezvous:
         while True:
             entry, nodes = tell()
             wait_s = max(CALL_S, nodes / CALLS_PER_S)
-            called_at = _now()
+            called_at = loop_time()
             call = msgspec.structs.replace(asked, entry=entry, wait_s=wait_s, others=[])
             try:
                 roster = await self.attend(call)
@@ -157,7 +158,7 @@ class Rendezvous:
             asked.epoch, asked.version = roster.epoch, roster.version
             yield roster
             if not (roster.entries or roster.gone):  # with nothing to say it has to wait
-                await asyncio.sleep(max(GATHER_S, called_at + wait_s - _now()))
+                await asyncio.sleep(max(GATHER_S, called_at + wait_s - loop_time()))
             else:
                 await asyncio.sleep(GATHER_S)
 
@@ -171,10 +172,6 @@ class Rendezvous:
     def _places(self, digest: str) -> Sequence[Member]:
         members = [*self._gossip.live(), self._gossip.table.me]
         places = rendezvous(digest, members)[:RENDEZVOUS]
-        rested = _now() - REST_S
+        rested = loop_time() - REST_S
         self._failed = {member: at for member, at in self._failed.items() if at > rested}
         return sorted(places, key=lambda member: member.id in self._failed)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

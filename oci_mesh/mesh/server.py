@@ -9,16 +9,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from aiohttp import ClientError, web
+from aiohttp import web
 
 from oci_mesh.errors import BlobUnknown, OciMeshError, PeerError
 from oci_mesh.mesh import wire
+from oci_mesh.mesh.body import read_body
 from oci_mesh.mesh.client import STALL_S
 from oci_mesh.mesh.door import peer_of
 from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.mesh.pieces import Pieces, is_piece
 from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.replication import Replication
+from oci_mesh.mesh.wire import Message
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.reference import parse_repository
 
@@ -69,18 +71,18 @@ class PeerServer:
             return web.Response(status=400, text=str(error))
 
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
-        message = wire.decode(await _body(request), wire.Exchange)
+        message = await _message(request, wire.Exchange)
         check_sender(request, message.sender.id)
         reply = await self._gossip.answer(message, request.remote or "")
         return _document(reply)
 
     async def _attend(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = wire.decode(await _body(request), wire.Attend)
+        asked = await _message(request, wire.Attend)
         check_sender(request, asked.entry.id)
         return _document(await self._rendezvous.answer(asked))
 
     async def _state(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = wire.decode(await _body(request), wire.Lookup)
+        asked = await _message(request, wire.Lookup)
         try:
             return _document(await self._pieces.statement(asked))
         except BlobUnknown as error:
@@ -88,7 +90,7 @@ class PeerServer:
 
     async def _replicate(self, request: web.BaseRequest) -> web.StreamResponse:
         """Lines of `working` until the last one: `held`, or why not."""
-        asked = wire.decode(await _body(request), wire.Replicate)
+        asked = await _message(request, wire.Replicate)
         check_sender(request, asked.sender.id)
         self._gossip.meet(asked.sender, request.remote or "")
         repository, digest = parse_repository(asked.repository), Digest.parse(asked.digest)
@@ -122,16 +124,6 @@ def check_sender(request: web.BaseRequest, claimed: str) -> None:
         raise PeerError(f"a message as {claimed[:80]!r} by {peer}")
 
 
-async def _body(request: web.BaseRequest) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(STALL_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > wire.MAX_MESSAGE_BYTES:
-                    raise PeerError(f"a message of more than {wire.MAX_MESSAGE_BYTES} bytes")
-    except TimeoutError:
-        raise PeerError("the message did not come to its end") from None
-    except ClientError as error:
-        raise PeerError(f"the message was cut: {error}") from None
-    return bytes(body)
+async def _message(request: web.BaseRequest, kind: type[Message]) -> Message:
+    """Raises `PeerError` for what is not of that kind."""
+    return wire.decode(await read_body(request, wire.MAX_MESSAGE_BYTES, STALL_S), kind)

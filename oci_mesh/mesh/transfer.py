@@ -50,6 +50,7 @@ from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.statement import Statement
 from oci_mesh.swarm.swarm import MIN_HEDGE_S, SLACK_S, Swarm
 from oci_mesh.swarm.window import Window
+from oci_mesh.tasks import loop_time
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class Transfer:
         Raises `BlobUnknown` if there is nobody left to ask, `PeerError` if nobody gives anything,
         `SignerLied`, `StorageFull`, `StorageFailed`.
         """
-        self._started_at = _now()
+        self._started_at = loop_time()
         self._hope_until = self._started_at + LOST_S
         self._tools.window.enter()
         try:
@@ -178,7 +179,7 @@ class Transfer:
             self._meeting.digest,
             extra=logs.event(
                 bytes=self.assembly.pieces.size,
-                seconds=round(_now() - self._started_at, 2),
+                seconds=round(loop_time() - self._started_at, 2),
                 requests=dict(self._outcomes),
                 pieces_from=dict(self._givers.most_common(_GIVERS_SHOWN)),
             ),
@@ -196,7 +197,7 @@ class Transfer:
 
     def _look_for_life(self) -> None:
         """Give up if nothing comes any more; look for others who have it if nobody is asked."""
-        now = _now()
+        now = loop_time()
         idle_s = now - max(self._started_at, self._swarm.progress_at)
         if idle_s > GIVE_UP_S:
             raise PeerError(f"no piece of {self._meeting.digest} came for {GIVE_UP_S:.0f} s")
@@ -266,7 +267,7 @@ class Transfer:
         return self._list_id
 
     def _handle(self, event: Event) -> None:
-        for command in self._swarm.handle(event, _now()):
+        for command in self._swarm.handle(event, loop_time()):
             self._do(command)
         if self._swarm.complete:
             self._wake.set()
@@ -323,7 +324,7 @@ class Transfer:
             receiver.close()
             self._running.pop(ask.request, None)
         if not isinstance(event, Failed) or self._gives_hope(event, ask.peer):
-            self._hope_until = _now() + HOPE_S
+            self._hope_until = loop_time() + HOPE_S
         outcome = event.fault.value if isinstance(event, Failed) else "received"
         self._outcomes[outcome] += 1
         self._tools.metrics.pieces.labels(outcome).inc()
@@ -338,7 +339,7 @@ class Transfer:
             return
         if not self.assembly.good[ask.piece]:
             self._blame(ask.peer, late)
-        elif receiver.begun and _now() - receiver.begun_at > _LONG_S:
+        elif receiver.begun and loop_time() - receiver.begun_at > _LONG_S:
             self._tools.peers.blame(ask.peer, "slow", late)
 
     def _gives_hope(self, failed: Failed, peer: str) -> bool:
@@ -447,7 +448,3 @@ def _total(head: Head) -> int | None:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
