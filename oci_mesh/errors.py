@@ -6,6 +6,7 @@
     │   ├── StoreLocked          another process has this root open
     │   └── StoreCorrupt         what is on disk is not what was written
     ├── PeerError                another node: gone, slow, or not speaking our protocol
+    ├── UpstreamError            another registry: gone, slow, refusing, or sending nonsense
     └── OciError                 what a client is told; one class per code, with its HTTP status
 
 Our own faults are `AssertionError`s. An `OciError` renders itself as the JSON form of
@@ -50,6 +51,10 @@ class StoreCorrupt(StoreError):
 
 class PeerError(OciMeshError):
     """Another node did not answer, answered too late, or answered nonsense."""
+
+
+class UpstreamError(OciMeshError):
+    """Another registry did not answer, refused for now, cut its answer, or sent other content."""
 
 
 class OciError(OciMeshError):

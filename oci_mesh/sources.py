@@ -7,7 +7,7 @@ returns it as a `Blob` whose bytes are `available` as they are verified.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from oci_mesh.errors import BlobUnknown, ManifestUnknown, PeerError
@@ -41,6 +41,64 @@ class Source(Protocol):
 
     async def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
         """The manifests that refer to `subject`."""
+        ...
+
+
+class Origin(Protocol):
+    """Where the bytes of one blob come from while no node has it. Nothing of it is verified."""
+
+    @property
+    def size(self) -> int:
+        """Of the blob in bytes, as the origin says."""
+        ...
+
+    @property
+    def striped(self) -> bool:
+        """Whether any node may read any part of it, at the same time as others.
+
+        If not, one node of the mesh reads it, all of it and in order (its leader).
+        """
+        ...
+
+    @property
+    def follows_client(self) -> bool:
+        """Whether it is this node's own client that gets the bytes, with a secret that only it has.
+
+        Then the client has to be sent away (404) for the origin to have anything: it goes on at the
+        upstream by itself, and the origin reads what it has got so far.
+        """
+        ...
+
+    def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` to `stop` (not included), as they come. Close it after use.
+
+        Raises `UpstreamError` when no more will come, also after a part. It has its own deadlines
+        and tries what may pass again by itself, from where it was.
+        """
+        ...
+
+
+class Origins(Protocol):
+    """Finds the origin of a blob in a repository of an upstream."""
+
+    async def origin(self, repository: str, digest: Digest) -> Origin | None:
+        """None if there is none: no such blob, not given to this mesh, or not to be asked now."""
+        ...
+
+
+class Access(Protocol):
+    """Who may have what an upstream gives only to those with a secret (`scope.is_private`).
+
+    A node whose containerd was given a manifest has had the secret; with the manifest, which nobody
+    else has, it proves that to other nodes. A proof is of one node, for one blob.
+    """
+
+    def proof(self, repository: str, digest: Digest, node_id: str) -> str:
+        """What node `node_id` (this one) shows to others for a blob; empty if it has nothing."""
+        ...
+
+    def is_proven(self, repository: str, digest: Digest, node_id: str, proof: str) -> bool:
+        """Whether `proof`, which node `node_id` has shown, is right, as far as this node knows."""
         ...
 
 

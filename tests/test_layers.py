@@ -2,7 +2,8 @@
 
 Imports flow one way:
 
-    errors <- spec, pki <- swarm, members, store <- sources <- registry, upstream, mesh <- node
+    errors <- spec, pki <- swarm, members, store <- sources <- registry, upstream, containerd, mesh,
+    mirror <- node
     node <- serve, cli, web
 """
 
@@ -21,7 +22,7 @@ BASE = {"errors", "spec", "tasks"}
 STORE = BASE | {"store"}
 SOURCE = STORE | {"sources", "metrics", "logs"}
 MESH = SOURCE | {"swarm", "members", "pki"}
-NODE = MESH | {"config", "registry", "upstream", "mesh"}
+NODE = MESH | {"config", "upstream_config", "registry", "upstream", "mesh", "mirror", "containerd"}
 MAY_IMPORT = {
     "errors": set(),
     "tasks": set(),
@@ -29,14 +30,17 @@ MAY_IMPORT = {
     "metrics": set(),
     "logs": set(),
     "quantity": {"errors"},
-    "config": {"errors", "spec"},
+    "upstream_config": {"errors", "spec"},
+    "config": {"errors", "spec", "upstream_config"},
     "spec": {"errors"},
     "swarm": {"errors", "spec"},
     "members": {"errors", "spec"},
     "store": BASE,
     "sources": STORE,
     "registry": SOURCE,
-    "upstream": SOURCE,
+    "upstream": SOURCE | {"upstream_config"},
+    "containerd": SOURCE,
+    "mirror": SOURCE,
     "mesh": MESH,
     "node": NODE,
     "serve": {"errors", "config", "logs", "node", "quantity"},
@@ -54,6 +58,7 @@ HOMES = {
     "aiohttp": {"registry", "upstream", "mesh", "node", "cli/http"},
     "yarl": {"registry", "upstream", "mesh", "node", "cli/http", "cli/registry_client"},
     "click": {"cli", "serve"},
+    "asyncinotify": {"containerd"},
     "cryptography": {"pki"},
     "msgspec": set(MAY_IMPORT),
     "prometheus_client": {"metrics"},

@@ -24,6 +24,7 @@ from oci_mesh.errors import (
 )
 from oci_mesh.spec.digest import Digest, check_algorithm
 from oci_mesh.spec.reference import parse_repository, parse_tag, parse_tag_or_digest
+from oci_mesh.spec.scope import parse_scope
 
 # A page that fits in one response whatever is asked for (CVE-2023-2253: `n` made distribution
 # allocate). Clients follow `Link`.
@@ -181,8 +182,9 @@ _Build = Callable[[str, str, _Query], Request]
 
 
 @lru_cache(_REMEMBERED)  # the same few manifests and blobs are asked for again and again
-def parse_request(method: str, path: str, query: str) -> Request:
-    """Parse a request line. `path` and `query` as sent, still percent-encoded.
+def parse_request(method: str, path: str, query: str, *, scoped: bool = False) -> Request:
+    """Parse a request line. `path` and `query` as sent, still percent-encoded. With `scoped`, as
+    between nodes, the repository may be another registry's (`spec.scope`).
 
     Raises an `OciError`: 404 for a path that is none of ours, 405 for a method that it does not
     take, 400 for names, digests or parameters that are not well formed.
@@ -194,7 +196,7 @@ def parse_request(method: str, path: str, query: str) -> Request:
         raise EndpointUnknown(f"no such endpoint: {quoted(path)}; the registry is under /v2/")
     segments = [_decode(segment) for segment in segments[2:]]
     fields = _parse_query(query)
-    methods, repository, last = _endpoint(segments)
+    methods, repository, last = _endpoint(segments, scoped)
     build = methods.get("GET" if method == "HEAD" else method)
     if build is None:
         allow = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
@@ -202,7 +204,7 @@ def parse_request(method: str, path: str, query: str) -> Request:
     return build(repository, last, fields)
 
 
-def _endpoint(segments: list[str]) -> tuple[dict[str, _Build], str, str]:
+def _endpoint(segments: list[str], scoped: bool) -> tuple[dict[str, _Build], str, str]:
     """Find the endpoint by the path's end, since a repository may be called `a/blobs`."""
     match segments:
         case [] | [""]:
@@ -210,25 +212,26 @@ def _endpoint(segments: list[str]) -> tuple[dict[str, _Build], str, str]:
         case ["_catalog"]:
             return _CATALOG, "", ""
         case [*name, "tags", "list"]:
-            return _TAGS, _name(name), ""
+            return _TAGS, _name(name, scoped), ""
         case [*name, "blobs", "uploads"] | [*name, "blobs", "uploads", ""]:
-            return _UPLOADS, _name(name), ""
+            return _UPLOADS, _name(name, scoped), ""
         case [*name, "blobs", "uploads", upload] if name and ":" not in upload:
-            return _UPLOAD, _name(name), upload
+            return _UPLOAD, _name(name, scoped), upload
         case [*name, "blobs", digest]:
-            return _BLOB, _name(name), digest
+            return _BLOB, _name(name, scoped), digest
         case [*name, "manifests", reference]:
-            return _MANIFEST, _name(name), reference
+            return _MANIFEST, _name(name, scoped), reference
         case [*name, "referrers", digest]:
-            return _REFERRERS, _name(name), digest
+            return _REFERRERS, _name(name, scoped), digest
     raise EndpointUnknown("no such endpoint in the distribution API")
 
 
-def _name(components: list[str]) -> str:
+def _name(components: list[str], scoped: bool) -> str:
     for component in components:
         if "/" in component:
             raise NameInvalid("a repository name has no encoded slash")
-    return parse_repository("/".join(components))
+    name = "/".join(components)
+    return str(parse_scope(name)) if scoped else parse_repository(name)
 
 
 def _decode(segment: str) -> str:
