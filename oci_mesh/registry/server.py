@@ -108,6 +108,14 @@ class _Connection(RequestHandler):
         if self.reading is not None:
             self.reading.cancel()
 
+    def close(self) -> None:
+        """Take no more requests. aiohttp's leaves an idle connection open and does not read it any
+        more: what its client sends now would hang there until the drain is over.
+        """
+        super().close()
+        if self._current_request is None and not self._messages:
+            self.force_close()
+
     def handle_error(
         self,
         request: web.BaseRequest,
