@@ -11,6 +11,7 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
 from oci_mesh.store.base import Blob
 from oci_mesh.store.memory import MemoryBlob, MemoryStore
+from oci_mesh.store.uses import Uses
 from oci_mesh.tasks import Background
 from tests.nodes import make_image
 
@@ -46,7 +47,7 @@ class Fake:
     async def blob(self, repository: str, digest: Digest) -> Blob:
         """`CONTENT`."""
         self._ask()
-        return MemoryBlob(DIGEST, CONTENT)
+        return MemoryBlob(DIGEST, CONTENT, Uses())
 
     async def manifest(self, repository: str, digest: Digest) -> Manifest:
         """`MANIFEST`."""
@@ -110,7 +111,7 @@ class Incoming(MemoryBlob):
     """A blob whose bytes can be read before it is stored, if it will be."""
 
     def __init__(self, error: Exception | None) -> None:
-        super().__init__(DIGEST, CONTENT)
+        super().__init__(DIGEST, CONTENT, Uses())
         self.asked, self.settled, self.closed = asyncio.Event(), asyncio.Event(), False
         self._error = error
 

@@ -16,25 +16,58 @@ revives a deletion. With a stamp it is a person's push.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, Final, NamedTuple, Self, TypeAlias
 
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest
 from oci_mesh.spec.names import NameRecord
 
+# Resolutions kept; the longest unchecked go first. Some 200 bytes each: ten tags of 1,000 images.
+MAX_RESOLUTIONS: Final = 10_000
+
 
 class Usage(NamedTuple):
     """What a store holds: blobs (each counted once), their bytes, unfinished uploads and partials.
 
-    `uploads` counts both of the latter.
+    `uploads` counts both of the latter. `cached` is how many of the bytes are in repositories of
+    other registries only (`scope.is_mirrored`).
     """
 
     blobs: int
     bytes: int
     uploads: int
+    cached: int = 0
+
+
+class Resolution(NamedTuple):
+    """What a tag of another registry pointed to when that was last asked."""
+
+    digest: Digest
+    checked_at: float
+    """Seconds since 1970, by this node's clock then."""
+
+
+class Content(NamedTuple):
+    """Bytes that a store holds once, whichever repositories have them, and when they were used."""
+
+    digest: Digest
+    size: int
+    accessed_s: int
+    """Seconds since 1970: when it was last read, or came."""
+    is_manifest: bool
+    """Whether any repository has it as a manifest."""
+    own: tuple[str, ...]
+    """The repositories of this mesh itself that have it, in order; none if all of it is cache."""
+
+
+Relief: TypeAlias = Callable[[Callable[[], int]], Awaitable[None]]
+"""Makes room, or does not: the argument says how many bytes are missing, 0 once there is room.
+
+Raises as `Store.evict` does.
+"""
 
 
 class _Closing(ABC):
@@ -231,6 +264,10 @@ class Store(_Closing):
         """Up to `n` tags after `last`, in ASCII order, or `NameUnknown`."""
 
     @abstractmethod
+    async def mirrored(self) -> list[tuple[str, Digest]]:
+        """All manifests here of mirrored repositories: repository and digest, in no order."""
+
+    @abstractmethod
     async def repositories(self, last: str = "", n: int | None = None) -> list[str]:
         """Up to `n` repositories that have a blob, a manifest or a tag, after `last`, in order."""
 
@@ -246,8 +283,9 @@ class Store(_Closing):
     ) -> list[NameRecord]:
         """Give `repository` the blob that `source` has; no bytes move. `BlobUnknown` if it has not.
 
-        Without `source` (anonymous mount) any repository will do: whether the caller may read them
-        all is for the caller's caller to have decided.
+        Without `source` (anonymous mount) any repository of the mesh's own will do: whether the
+        caller may read them all is for the caller's caller to have decided. Those of other
+        registries are not looked at: what is in them may be private.
         """
 
     @abstractmethod
@@ -336,6 +374,53 @@ class Store(_Closing):
     @abstractmethod
     async def forget_names(self, records: Iterable[NameRecord]) -> None:
         """Drop these records if they are still the current ones: deletions past their retention."""
+
+    # -- what tags of other registries meant
+
+    @abstractmethod
+    async def resolution(self, repository: str, tag: str) -> Resolution | None:
+        """What `note_resolution` said last; None if nothing, or if it was pushed out."""
+
+    @abstractmethod
+    async def note_resolution(self, repository: str, tag: str, resolution: Resolution) -> None:
+        """Remember what a tag of a mirrored repository means: the `MAX_RESOLUTIONS` checked last.
+
+        Durable when it returns if the digest is another one than before (a share of a disk flush).
+        If only `checked_at` moves, it costs nothing, and a crash takes it back by up to a minute:
+        the tag is then asked for again earlier than it had to be.
+        """
+
+    @abstractmethod
+    async def forget_resolution(self, repository: str, tag: str) -> None:
+        """Remember nothing of a tag any more; durably. Nothing if nothing was."""
+
+    # -- letting go of content
+
+    @abstractmethod
+    async def coldest(
+        self, n: int, after: Content | None = None, *, cached_only: bool = False
+    ) -> list[Content]:
+        """Up to `n` contents, the longest unused first; those that follow `after` in that order.
+
+        With `cached_only` just those that only mirrored repositories have. The uses of the last
+        minute count too, as far as they were made before the call without `after`.
+        """
+
+    @abstractmethod
+    async def evict(self, contents: Sequence[Content]) -> list[Content]:
+        """Let go of contents, in all repositories that have them, and free their bytes.
+
+        No deletion: nothing is recorded, tags stay, and it may come back from anywhere, at once.
+        Passed over is what is open as a `Blob`, was used since it was asked for (`coldest`), or
+        has other `own` repositories by now. Returns what has gone, once its bytes are free; all of
+        that in one step that is safe at any moment, so callers come with few at a time.
+        """
+
+    @abstractmethod
+    def relieve_by(self, relief: Relief | None) -> None:
+        """Have `relief` called where `StorageFull` would be raised: by `Upload.write`, `partial`
+        and `put_manifest`. They go on if there is room then.
+        """
 
     @abstractmethod
     async def close(self) -> None:

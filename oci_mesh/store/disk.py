@@ -1,8 +1,9 @@
 """A store on disk: blobs as files, what belongs where in SQLite, one process per root.
 
 The nouns are elsewhere: `layout` (paths), `files` (durable steps), `schema` and `metadata` (SQL),
-`writer` (group commit), `intake` (bytes becoming content), `room` (limits), `uploads`, `partials`,
-`recovery`. Here they are put together behind the contract of `base`.
+`writer` (group commit), `intake` (bytes becoming content), `room` (limits), `uses` (what was read),
+`resolutions`, `uploads`, `partials`, `recovery`. Here they are put together behind the contract of
+`base`.
 
 Questions are answered on the event loop, from SQLite's page cache and the kernel's; a thread per
 question would cost several times the answer.
@@ -23,7 +24,16 @@ from oci_mesh.errors import BlobUnknown, ManifestInvalid, ManifestUnknown, Store
 from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
 from oci_mesh.spec.names import NameRecord
-from oci_mesh.store.base import Blob, Partial, Store, Upload, Usage
+from oci_mesh.store.base import (
+    Blob,
+    Content,
+    Partial,
+    Relief,
+    Resolution,
+    Store,
+    Upload,
+    Usage,
+)
 from oci_mesh.store.file_blob import FileBlob
 from oci_mesh.store.files import Files, open_existing, storage_error
 from oci_mesh.store.intake import Intake
@@ -34,16 +44,18 @@ from oci_mesh.store.metadata import Metadata
 from oci_mesh.store.names import unknown_text
 from oci_mesh.store.partials import Partials
 from oci_mesh.store.recovery import check_not_bereft, recover
+from oci_mesh.store.resolutions import Resolutions
 from oci_mesh.store.room import Room
 from oci_mesh.store.schema import connect, connect_reader
 from oci_mesh.store.sessions import Sessions
 from oci_mesh.store.uploads import Uploads
+from oci_mesh.store.uses import Uses
 from oci_mesh.store.writer import NewFile, Writer
 
 _log = logging.getLogger(__name__)
 
-# Reads are noted in memory and written this often: a transaction per read would make reads cost
-# what pushes cost. A crash forgets up to this much of who was used last.
+# What was read, and which tags were checked, is written this often; a crash forgets up to this much
+# of it.
 ACCESS_FLUSH_S: Final = 60.0
 
 # Uploads looked at before others get their turn on the event loop: some milliseconds of work.
@@ -78,7 +90,8 @@ class DiskStore(Store):
         self._uploads = Uploads(layout, files, self._intake, self._sessions, self._room)
         self._partials = Partials(self._uploads)
         self._manifests = ManifestCache()
-        self._accessed: dict[str, int] = {}
+        self._uses = Uses()
+        self._resolutions = Resolutions(self._metadata, self._intake)
         self._flushed_s = time.time()
         self._opened = opened.pop_all()  # closed in reverse: intake, writer, connections, lock
 
@@ -115,7 +128,7 @@ class DiskStore(Store):
 
     async def close(self) -> None:
         """As `Store.close`."""
-        self._flush_accesses()
+        self._flush()
         closing = self._opened.pop_all()
         await asyncio.get_running_loop().run_in_executor(None, closing.close)
 
@@ -129,18 +142,19 @@ class DiskStore(Store):
         """As `Store.blob`."""
         size = self._metadata.blob_size(repository, digest)
         try:
-            blob = FileBlob(self._layout.blob(digest), digest)
+            blob = FileBlob(self._layout.blob(digest), digest, self._uses.close)
         except FileNotFoundError:
             self._metadata.blob_size(repository, digest)  # raises, if it was deleted just now
             _log.error("%s is missing on disk", digest)
             raise BlobUnknown(unknown_text(repository, digest)) from None
         except OSError as error:
             raise storage_error(error) from error
+        self._uses.open(digest)
         if blob.size != size:
             await blob.close()
             _log.error("%s has %d bytes on disk instead of %d", digest, blob.size, size)
             raise BlobUnknown(unknown_text(repository, digest))
-        self._note_access(digest)
+        self._flush_if_due()
         return blob
 
     async def manifest(self, repository: str, digest: Digest) -> Manifest:
@@ -150,7 +164,8 @@ class DiskStore(Store):
         if manifest is None:
             manifest = self._read_manifest(repository, digest, media_type)
             self._manifests.add(manifest)
-        self._note_access(digest)
+        self._uses.note(digest)
+        self._flush_if_due()
         return manifest
 
     async def resolve(self, repository: str, tag: str) -> Digest:
@@ -165,13 +180,18 @@ class DiskStore(Store):
         """As `Store.tags`."""
         return self._metadata.tags(repository, last, n)
 
+    async def mirrored(self) -> list[tuple[str, Digest]]:
+        """As `Store.mirrored`."""
+        return self._metadata.mirrored()
+
     async def repositories(self, last: str = "", n: int | None = None) -> list[str]:
         """As `Store.repositories`."""
         return self._metadata.repositories(last, n)
 
     async def usage(self) -> Usage:
         """As `Store.usage`; manifests count, for their bytes are files too."""
-        return Usage(*self._metadata.totals(), len(self._sessions))
+        blobs, size, cached = self._metadata.totals()
+        return Usage(blobs, size, len(self._sessions), cached)
 
     # -- blobs
 
@@ -220,7 +240,7 @@ class DiskStore(Store):
 
     async def partial(self, repository: str, digest: Digest, size: int) -> Partial:
         """As `Store.partial`."""
-        return self._partials.hold(repository, digest, size)
+        return await self._partials.hold(repository, digest, size)
 
     # -- manifests and names
 
@@ -235,7 +255,7 @@ class DiskStore(Store):
         """As `Store.put_manifest`."""
         path, now_s = self._layout.upload(f"manifest-{uuid.uuid4().hex}"), int(time.time())
         try:
-            self._room.check(len(manifest.content))
+            await self._room.take(lambda: self._room.check(len(manifest.content)))
             fd = self._files.create(path)
             try:
                 self._files.write(fd, manifest.content)
@@ -278,6 +298,43 @@ class DiskStore(Store):
         forgotten = list(records)
         await self._intake.change(lambda to: to.forget_names(forgotten))
 
+    # -- what tags of other registries meant
+
+    async def resolution(self, repository: str, tag: str) -> Resolution | None:
+        """As `Store.resolution`."""
+        return self._resolutions.get(repository, tag)
+
+    async def note_resolution(self, repository: str, tag: str, resolution: Resolution) -> None:
+        """As `Store.note_resolution`."""
+        await self._resolutions.note(repository, tag, resolution)
+        self._flush_if_due()
+
+    async def forget_resolution(self, repository: str, tag: str) -> None:
+        """As `Store.forget_resolution`."""
+        await self._resolutions.forget(repository, tag)
+
+    # -- letting go of content
+
+    async def coldest(
+        self, n: int, after: Content | None = None, *, cached_only: bool = False
+    ) -> list[Content]:
+        """As `Store.coldest`."""
+        if after is None:
+            accessed = self._uses.take()  # if nothing: what was taken before may not be written yet
+            await self._intake.change(lambda to: to.touch(accessed))
+        return self._metadata.coldest(n, after, cached_only)
+
+    async def evict(self, contents: Sequence[Content]) -> list[Content]:
+        """As `Store.evict`."""
+        unused = [content for content in contents if not self._uses.has(content.digest)]
+        if not unused:
+            return []
+        return await self._intake.change(lambda to: to.evict(unused), frees=True)
+
+    def relieve_by(self, relief: Relief | None) -> None:
+        """As `Store.relieve_by`."""
+        self._room.relief = relief
+
     # -- parts
 
     def _read_manifest(self, repository: str, digest: Digest, media_type: str) -> Manifest:
@@ -298,14 +355,15 @@ class DiskStore(Store):
             _log.error("manifest %s is damaged on disk: it is %s", digest, manifest.digest)
         raise ManifestUnknown(unknown_text(repository, digest))
 
-    def _note_access(self, digest: Digest) -> None:
-        now_s = time.time()
-        self._accessed[str(digest)] = int(now_s)
-        if abs(now_s - self._flushed_s) >= ACCESS_FLUSH_S:
-            self._flush_accesses()
+    def _flush_if_due(self) -> None:
+        if abs(time.time() - self._flushed_s) >= ACCESS_FLUSH_S:
+            self._flush()
 
-    def _flush_accesses(self) -> None:
-        accessed, self._accessed = self._accessed, {}
+    def _flush(self) -> None:
+        """Have written what was read, and what tags were checked."""
+        accessed, resolutions = self._uses.take(), self._resolutions.take()
         self._flushed_s = time.time()
         if accessed:
             self._intake.note(lambda to: to.touch(accessed))
+        if resolutions:
+            self._intake.note(lambda to: to.put_resolutions(resolutions))

@@ -1,7 +1,7 @@
 """A blob that is a file."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO, Final, cast
 
 from oci_mesh.errors import StorageFailed
@@ -14,10 +14,14 @@ CHUNK_BYTES: Final = 1024 * 1024
 
 
 class FileBlob(Blob):
-    """See `Blob`. The file stays readable when its name goes. Raises `OSError` if it is gone."""
+    """See `Blob`. The file stays readable when its name goes. Raises `OSError` if it is gone.
 
-    def __init__(self, path: str, digest: Digest) -> None:
+    `closed` is called when it is, once.
+    """
+
+    def __init__(self, path: str, digest: Digest, closed: Callable[[Digest], None]) -> None:
         self.digest = digest
+        self._closed = closed
         fd = open_existing(path, os.O_RDONLY)
         self._file = cast("BinaryIO", os.fdopen(fd, "rb", buffering=0))
         self.size = os.fstat(fd).st_size
@@ -41,4 +45,6 @@ class FileBlob(Blob):
 
     async def close(self) -> None:
         """As `Blob.close`."""
-        self._file.close()
+        if not self._file.closed:
+            self._file.close()
+            self._closed(self.digest)

@@ -24,7 +24,11 @@ _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class NoRoom(OSError):
-    """A limit that was set is reached; the text is for people."""
+    """A limit that was set is reached: `missing` bytes would have to go. The text is for people."""
+
+    def __init__(self, missing: int, text: str) -> None:
+        super().__init__(errno.ENOSPC, text)
+        self.missing = missing
 
 
 class Files:

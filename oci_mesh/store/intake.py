@@ -35,11 +35,14 @@ class Intake:
         self._threads = ThreadPoolExecutor(SYNC_THREADS, "store-sync")
         self._closed = False
 
-    async def change(self, change: Callable[[Metadata], Result]) -> Result:
-        """Do a change; return what it returns, or raise what it raises, once that is durable."""
+    async def change(self, change: Callable[[Metadata], Result], *, frees: bool = False) -> Result:
+        """Do a change; return what it returns, or raise what it raises, once that is durable.
+
+        With `frees`, once the bytes of what it dropped are free as well.
+        """
         self._check_open()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._writer.submit(Write(change, done))
+        self._writer.submit(Write(change, done, frees=frees))
         return await done
 
     def note(self, change: Callable[[Metadata], None]) -> None:

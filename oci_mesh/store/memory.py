@@ -6,6 +6,7 @@ process, so the durability that `base` promises is not here; everything else is.
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,10 +24,22 @@ from oci_mesh.spec import media_types
 from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest, Hasher, check_algorithm
 from oci_mesh.spec.manifest import Descriptor, Manifest
 from oci_mesh.spec.names import NameRecord
+from oci_mesh.spec.scope import is_mirrored
 from oci_mesh.spec.upload import UploadEvent
-from oci_mesh.store.base import Blob, Partial, Store, Upload, Usage
+from oci_mesh.store.base import (
+    MAX_RESOLUTIONS,
+    Blob,
+    Content,
+    Partial,
+    Relief,
+    Resolution,
+    Store,
+    Upload,
+    Usage,
+)
 from oci_mesh.store.names import missing_error, revive, supersedes, unknown_text
 from oci_mesh.store.sessions import UNKNOWN, Sessions
+from oci_mesh.store.uses import Uses
 
 CHUNK_BYTES: Final = 1024 * 1024
 
@@ -34,10 +47,12 @@ CHUNK_BYTES: Final = 1024 * 1024
 class MemoryBlob(Blob):
     """See `Blob`."""
 
-    def __init__(self, digest: Digest, content: bytes) -> None:
+    def __init__(self, digest: Digest, content: bytes, uses: Uses) -> None:
         self.digest = digest
         self.size = len(content)
         self._content = content
+        self._uses: Uses | None = uses  # None once it is closed
+        uses.open(digest)
 
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """As `Blob.chunks`."""
@@ -46,6 +61,9 @@ class MemoryBlob(Blob):
 
     async def close(self) -> None:
         """As `Blob.close`."""
+        if self._uses is not None:
+            self._uses.close(self.digest)
+            self._uses = None
 
 
 class MemoryUpload(Upload):
@@ -194,6 +212,9 @@ class MemoryStore(Store):
         self.drafts: dict[str, bytearray] = {}
         self._partials: dict[str, _Pieces] = {}
         self.written_s: dict[str, float] = {}
+        self._uses = Uses()
+        self._accessed_s: dict[Digest, int] = {}
+        self._resolutions: dict[tuple[str, str], Resolution] = {}
 
     async def close(self) -> None:
         """As `Store.close`."""
@@ -206,13 +227,14 @@ class MemoryStore(Store):
 
     async def blob(self, repository: str, digest: Digest) -> Blob:
         """As `Store.blob`."""
-        return MemoryBlob(digest, self._blob(repository, digest))
+        return MemoryBlob(digest, self._blob(repository, digest), self._uses)
 
     async def manifest(self, repository: str, digest: Digest) -> Manifest:
         """As `Store.manifest`."""
         manifest = self._manifests.get(repository, {}).get(digest)
         if manifest is None:
             raise ManifestUnknown(unknown_text(repository, digest))
+        self._uses.note(digest)
         return manifest
 
     async def resolve(self, repository: str, tag: str) -> Digest:
@@ -235,16 +257,25 @@ class MemoryStore(Store):
         tags = sorted(r.name for r in self._live_tags() if r.repository == repository)
         return list(islice((tag for tag in tags if tag > last), n))
 
+    async def mirrored(self) -> list[tuple[str, Digest]]:
+        """As `Store.mirrored`."""
+        return [
+            (repository, digest)
+            for repository, manifests in self._manifests.items()
+            for digest in manifests
+            if is_mirrored(repository)
+        ]
+
     async def repositories(self, last: str = "", n: int | None = None) -> list[str]:
         """As `Store.repositories`."""
         return list(islice((name for name in sorted(self._repositories()) if name > last), n))
 
     async def usage(self) -> Usage:
         """As `Store.usage`; manifests count too."""
-        sizes = {d: len(b) for blobs in self._blobs.values() for d, b in blobs.items()}
-        for manifests in self._manifests.values():
-            sizes |= {digest: len(manifest.content) for digest, manifest in manifests.items()}
-        return Usage(len(sizes), sum(sizes.values()), len(self.sessions))
+        contents = list(self._contents())
+        cached = sum(content.size for content in contents if not content.own)
+        size = sum(content.size for content in contents)
+        return Usage(len(contents), size, len(self.sessions), cached)
 
     # -- blobs
 
@@ -252,7 +283,8 @@ class MemoryStore(Store):
         self, repository: str, digest: Digest, source: str | None, stamp: str | None = None
     ) -> list[NameRecord]:
         """As `Store.mount`."""
-        holders = self._blobs if source is None else [source]
+        own = (name for name in self._blobs if not is_mirrored(name))
+        holders = own if source is None else [source]
         giver = next((holder for holder in holders if digest in self._blobs.get(holder, {})), "")
         content = self._blob(giver, digest)
         return self.put_blob(repository, digest, content, stamp)
@@ -270,6 +302,7 @@ class MemoryStore(Store):
         record = revive(held, repository, digest, stamp, BlobUnknown)
         same = (blobs[digest] for blobs in self._blobs.values() if digest in blobs)
         self._blobs.setdefault(repository, {})[digest] = next(same, content)
+        self._accessed_s[digest] = int(time.time())
         return self._write_names([record] if record else [])
 
     # -- uploads
@@ -356,6 +389,7 @@ class MemoryStore(Store):
         held = self._names.get((repository, str(manifest.digest)))
         record = revive(held, repository, manifest.digest, stamp, ManifestUnknown)
         self._manifests.setdefault(repository, {})[manifest.digest] = manifest
+        self._accessed_s[manifest.digest] = int(time.time())
         assert stamp is not None or not tags, "tags need a stamp"
         target = str(manifest.digest)
         named = [NameRecord(repository, tag, target, stamp or "") for tag in tags]
@@ -391,7 +425,76 @@ class MemoryStore(Store):
             if self._names.get(record.key) == record:
                 del self._names[record.key]
 
+    # -- what tags of other registries meant
+
+    async def resolution(self, repository: str, tag: str) -> Resolution | None:
+        """As `Store.resolution`."""
+        return self._resolutions.get((repository, tag))
+
+    async def note_resolution(self, repository: str, tag: str, resolution: Resolution) -> None:
+        """As `Store.note_resolution`."""
+        self._resolutions[repository, tag] = resolution
+        if len(self._resolutions) > MAX_RESOLUTIONS:
+            del self._resolutions[min(self._resolutions, key=self._checked_at)]
+
+    async def forget_resolution(self, repository: str, tag: str) -> None:
+        """As `Store.forget_resolution`."""
+        self._resolutions.pop((repository, tag), None)
+
+    # -- letting go of content
+
+    async def coldest(
+        self, n: int, after: Content | None = None, *, cached_only: bool = False
+    ) -> list[Content]:
+        """As `Store.coldest`."""
+        if after is None:
+            self._flush()
+        found = sorted(
+            (content for content in self._contents() if not (cached_only and content.own)), key=_age
+        )
+        return [c for c in found if after is None or _age(c) > _age(after)][:n]
+
+    async def evict(self, contents: Sequence[Content]) -> list[Content]:
+        """As `Store.evict`."""
+        here = {content.digest: content for content in self._contents()}
+        evicted = []
+        for content in contents:
+            if here.get(content.digest) == content and not self._uses.has(content.digest):
+                for blobs in self._blobs.values():
+                    blobs.pop(content.digest, None)
+                for manifests in self._manifests.values():
+                    manifests.pop(content.digest, None)
+                evicted.append(here.pop(content.digest))
+        return evicted
+
+    def relieve_by(self, relief: Relief | None) -> None:
+        """As `Store.relieve_by`; there is no room to be short of."""
+
     # -- parts
+
+    def _contents(self) -> Iterator[Content]:
+        """All of it, each once."""
+        sizes, having = {}, defaultdict[Digest, set[str]](set)
+        for repository, blobs in self._blobs.items():
+            for digest, content in blobs.items():
+                sizes[digest] = len(content)
+                having[digest].add(repository)
+        listed = set()
+        for repository, manifests in self._manifests.items():
+            for digest, manifest in manifests.items():
+                sizes[digest] = len(manifest.content)
+                having[digest].add(repository)
+                listed.add(digest)
+        for digest, size in sizes.items():
+            own = tuple(sorted(name for name in having[digest] if not is_mirrored(name)))
+            yield Content(digest, size, self._accessed_s[digest], digest in listed, own)
+
+    def _flush(self) -> None:
+        for digest, at_s in self._uses.take().items():
+            self._accessed_s[Digest.parse(digest)] = at_s
+
+    def _checked_at(self, key: tuple[str, str]) -> float:
+        return self._resolutions[key].checked_at
 
     def _blob(self, repository: str, digest: Digest) -> bytes:
         content = self._blobs.get(repository, {}).get(digest)
@@ -427,6 +530,10 @@ class MemoryStore(Store):
                 self._manifests.get(record.repository, {}).pop(digest, None)
             written.append(record)
         return written
+
+
+def _age(content: Content) -> tuple[int, str]:
+    return content.accessed_s, str(content.digest)
 
 
 def _upload_name(repository: str, upload_id: str) -> str:

@@ -23,6 +23,7 @@ from oci_mesh.spec import media_types
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest
 from oci_mesh.spec.names import NameRecord
+from oci_mesh.store.base import MAX_RESOLUTIONS, Content, Resolution
 from oci_mesh.store.files import storage_error
 from oci_mesh.store.names import missing_error, revive, supersedes, unknown_text
 
@@ -47,6 +48,19 @@ _REPOSITORIES: Final = f"""
     ) SELECT repository FROM page WHERE repository IS NOT NULL LIMIT :n
 """
 
+# In order of use; `own` is the first column of the index that this goes along.
+_COLDEST: Final = """
+    SELECT digest, size, accessed, EXISTS (
+        SELECT 1 FROM manifests WHERE manifests.digest = content.digest), own
+    FROM content WHERE own = {own} AND (accessed, digest) > (:accessed, :digest)
+    ORDER BY accessed, digest LIMIT :n
+"""
+_COLDEST_CACHED: Final = _COLDEST.format(own=0)
+_COLDEST_OF_ALL: Final = f"""
+    SELECT * FROM ({_COLDEST_CACHED}) UNION ALL SELECT * FROM ({_COLDEST.format(own=1)})
+    ORDER BY 3, 1 LIMIT :n
+"""
+
 
 class Metadata:
     """The tables of `schema`, seen through one connection."""
@@ -69,8 +83,11 @@ class Metadata:
         return int(row[0])
 
     def blob_repository(self, digest: Digest) -> str:
-        """A repository that has a blob, or `BlobUnknown`."""
-        row = self._row("SELECT repository FROM blobs WHERE digest = ? LIMIT 1", (str(digest),))
+        """A repository of the mesh's own that has a blob, or `BlobUnknown`."""
+        row = self._row(
+            "SELECT repository FROM blobs WHERE digest = ? AND instr(repository, '@') = 0 LIMIT 1",
+            (str(digest),),
+        )
         if row is None:
             raise BlobUnknown(f"no repository has blob {digest}")
         return str(row[0])
@@ -102,6 +119,13 @@ class Metadata:
         )
         return [_decode_descriptor(descriptor) for (descriptor,) in rows]
 
+    def mirrored(self) -> list[tuple[str, Digest]]:
+        """As `Store.mirrored`."""
+        rows = self._rows(
+            "SELECT repository, digest FROM manifests WHERE instr(repository, '@') > 0", ()
+        )
+        return [(repository, Digest.parse(digest)) for repository, digest in rows]
+
     def tags(self, repository: str, last: str, n: int | None) -> list[str]:
         """As `Store.tags`."""
         rows = self._rows(
@@ -118,10 +142,10 @@ class Metadata:
         rows = self._rows(_REPOSITORIES, {"last": last, "n": -1 if n is None else n})
         return [repository for (repository,) in rows]
 
-    def totals(self) -> tuple[int, int]:
-        """How many contents there are, and their bytes."""
-        ((blobs, size),) = self._rows("SELECT blobs, bytes FROM totals", ())
-        return blobs, size
+    def totals(self) -> tuple[int, int, int]:
+        """How many contents there are, their bytes, and how many of these are cache."""
+        ((blobs, size, cached),) = self._rows("SELECT blobs, bytes, cached FROM totals", ())
+        return blobs, size, cached
 
     def names(self) -> list[NameRecord]:
         """All records."""
@@ -137,6 +161,35 @@ class Metadata:
     def has_content(self, digest: str) -> bool:
         """Whether any repository has it."""
         return self._row("SELECT 1 FROM content WHERE digest = ?", (digest,)) is not None
+
+    def coldest(self, n: int, after: Content | None, cached_only: bool) -> list[Content]:
+        """As `Store.coldest`, by what was written of accesses."""
+        rows = self._rows(
+            _COLDEST_CACHED if cached_only else _COLDEST_OF_ALL,
+            {
+                "accessed": -1 if after is None else after.accessed_s,
+                "digest": "" if after is None else str(after.digest),
+                "n": n,
+            },
+        )
+        return [
+            Content(
+                Digest.parse(digest),
+                size,
+                accessed,
+                bool(is_manifest),
+                self._own(digest) if own else (),
+            )
+            for digest, size, accessed, is_manifest, own in rows
+        ]
+
+    def resolution(self, repository: str, tag: str) -> Resolution | None:
+        """As `Store.resolution`."""
+        row = self._row(
+            "SELECT digest, checked_at FROM resolutions WHERE repository = ? AND tag = ?",
+            (repository, tag),
+        )
+        return None if row is None else Resolution(Digest.parse(row[0]), row[1])
 
     # -- changes
 
@@ -227,8 +280,38 @@ class Metadata:
             [(at_s, digest) for digest, at_s in accessed.items()],
         )
 
+    def evict(self, contents: Sequence[Content]) -> list[Content]:
+        """Take contents from all repositories, as `Store.evict`; return those that were taken."""
+        evicted = []
+        for content in contents:
+            digest = str(content.digest)
+            row = self._row("SELECT accessed FROM content WHERE digest = ?", (digest,))
+            if row == (content.accessed_s,) and self._own(digest) == content.own:
+                self.drop_content(digest)
+                evicted.append(content)
+        return evicted
+
+    def put_resolutions(self, resolutions: Mapping[tuple[str, str], Resolution]) -> None:
+        """Note what tags mean; keep those that were checked last."""
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO resolutions VALUES (?, ?, ?, ?)",
+            [
+                (repository, tag, str(digest), checked_at)
+                for (repository, tag), (digest, checked_at) in resolutions.items()
+            ],
+        )
+        self._change(
+            "DELETE FROM resolutions WHERE (repository, tag) IN (SELECT repository, tag "
+            "FROM resolutions ORDER BY checked_at DESC LIMIT -1 OFFSET ?)",
+            (MAX_RESOLUTIONS,),
+        )
+
+    def forget_resolution(self, repository: str, tag: str) -> None:
+        """As `Store.forget_resolution`."""
+        self._change("DELETE FROM resolutions WHERE repository = ? AND tag = ?", (repository, tag))
+
     def drop_content(self, digest: str) -> list[str]:
-        """Take a content whose file is lost from all repositories; return which had it.
+        """Take a content whose file is, or may be, lost from all repositories; return these.
 
         Not a deletion: no record is written, and the content is welcome from anywhere.
         """
@@ -270,6 +353,16 @@ class Metadata:
         )
         return rows == [(1,)]
 
+    def _own(self, digest: str) -> tuple[str, ...]:
+        """The mesh's own repositories that have a content, in order."""
+        rows = self._rows(
+            "SELECT repository FROM blobs WHERE digest = :digest AND instr(repository, '@') = 0 "
+            "UNION SELECT repository FROM manifests "
+            "WHERE digest = :digest AND instr(repository, '@') = 0 ORDER BY 1",
+            {"digest": digest},
+        )
+        return tuple(repository for (repository,) in rows)
+
     def _held(self, repository: str, name: str) -> NameRecord | None:
         row = self._row(
             "SELECT target, stamp FROM names WHERE repository = ? AND name = ?", (repository, name)
@@ -300,7 +393,7 @@ class Metadata:
 
     def _add_content(self, digest: Digest, size: int, now_s: int) -> None:
         self._change(
-            "INSERT INTO content VALUES (?, ?, ?) "
+            "INSERT INTO content (digest, size, accessed) VALUES (?, ?, ?) "
             "ON CONFLICT (digest) DO UPDATE SET accessed = excluded.accessed",
             (str(digest), size, now_s),
         )

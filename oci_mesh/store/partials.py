@@ -39,23 +39,29 @@ class Partials:
         self.uploads = uploads
         self.buffer = memoryview(bytearray(HASH_BYTES))  # shared: a hash never waits half-way
 
-    def hold(self, repository: str, digest: Digest, size: int) -> "DiskPartial":
+    async def hold(self, repository: str, digest: Digest, size: int) -> "DiskPartial":
         """As `Store.partial`. `DiskPartial.close` ends it."""
         name, sessions = partial_name(repository, digest), self.uploads.sessions
         path, room = self.uploads.layout.upload(name), self.uploads.room
         if name not in sessions:
             sessions.open(name)
         sessions.advance(name, UploadEvent.BEGIN)
-        try:
-            # Better now than in the middle: a node that cannot have a blob leaves it to others.
+
+        def claim() -> None:
             room.claim(name, size)
             room.check_disk(size - min(size, held_bytes(path)))
+
+        try:
+            # Better now than in the middle: a node that cannot have a blob leaves it to others.
+            await room.take(claim)
             fd = self._open(path, size)
-        except OSError as error:
+        except BaseException as error:
             left = os.path.lexists(path)
             sessions.advance(name, UploadEvent.ABORT if left else UploadEvent.CANCEL)
             room.settle(name)
-            raise storage_error(error) from error
+            if isinstance(error, OSError):
+                raise storage_error(error) from error
+            raise
         return DiskPartial(self, name, repository, digest, fd)
 
     def _open(self, path: str, size: int) -> int:

@@ -4,14 +4,14 @@ Content counts once it is stored; what is on its way counts from the first: an u
 is, a partial with all of its size, for who began to fetch it means to have it. Names and other
 records do not count: they are small, and deletions must always be possible.
 
-What this does not do: make room.
+What this does not do: make room. Who can (`relief`) is asked to.
 """
 
-import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from oci_mesh.store.base import Relief
 from oci_mesh.store.files import NoRoom
 from oci_mesh.store.layout import Layout
 from oci_mesh.store.metadata import Metadata
@@ -53,8 +53,19 @@ class Room:
         self._claims: dict[str, int] = {}
         self._claimed = 0
         self._free = 0  # may still be written before the disk is looked at again
+        self.relief: Relief | None = None
         for name in unfinished:
             self.settle(name)
+
+    async def take(self, attempt: Callable[[], None]) -> None:
+        """Do `attempt`; if it raises `NoRoom`, do it again when room was made, or raise that."""
+        try:
+            attempt()
+        except NoRoom:
+            if self.relief is None:
+                raise
+            await self.relief(lambda: _missing(attempt))
+            attempt()
 
     def check(self, size: int) -> None:
         """Raise `NoRoom` if so many more bytes must not be written."""
@@ -89,7 +100,7 @@ class Room:
         free = disk.f_bavail * disk.f_frsize
         if size > free - self._reserve:
             raise NoRoom(
-                errno.ENOSPC,
+                size - (free - self._reserve),
                 f"no room for {size} bytes on this node's disk: {max(0, free)} are free, and "
                 f"{self._reserve} of them have to stay so (disk-reserve)",
             )
@@ -101,7 +112,7 @@ class Room:
         used = self._metadata.totals()[1] + self._claimed
         if used + more > self._limit:
             raise NoRoom(
-                errno.ENOSPC,
+                used + more - self._limit,
                 f"no room for {more} bytes: this node may hold {self._limit} (disk-limit), and "
                 f"{used} are taken",
             )
@@ -111,6 +122,15 @@ class Room:
         if size:
             self._claims[name] = size
             self._claimed += size
+
+
+def _missing(attempt: Callable[[], None]) -> int:
+    """How many bytes an attempt has too little room by."""
+    try:
+        attempt()
+    except NoRoom as error:
+        return error.missing
+    return 0
 
 
 def held_bytes(path: str) -> int:

@@ -1,8 +1,10 @@
 """The database of a store: its tables, their versions, and how it is opened.
 
-`content` is a file under `blobs/`, there as long as a row of `blobs` or `manifests` names it.
-`totals` is kept by triggers, so that `usage` costs one row. Digests are text: ids would save some
-bytes per row and cost a join per question.
+`content` is a file under `blobs/`, there as long as a row of `blobs` or `manifests` names it. It is
+`own` if one of these is of a repository of this mesh itself (`spec/scope.py`), else it is cache.
+`own` and `totals` are kept by triggers, so that `usage` costs one row, and the cache is found
+without a look at the rest. Digests are text: ids would save some bytes per row and cost a join per
+question.
 """
 
 import os
@@ -18,6 +20,19 @@ _LOCK_TIMEOUT_S: Final = 5.0
 
 # The log is cut to this size after a checkpoint; without it, it stays as large as it ever was.
 _WAL_LIMIT_BYTES: Final = 16 * 1024 * 1024
+
+# After a row of one of the mesh's own repositories came or went.
+_OWN_CHANGED: Final = """
+    CREATE TRIGGER {table}_own_{event}
+    AFTER {event} ON {table} WHEN instr({row}.repository, '@') = 0 BEGIN
+        UPDATE content SET own = (
+            EXISTS (SELECT 1 FROM blobs
+                WHERE digest = {row}.digest AND instr(repository, '@') = 0)
+            OR EXISTS (SELECT 1 FROM manifests
+                WHERE digest = {row}.digest AND instr(repository, '@') = 0)
+        ) WHERE digest = {row}.digest;
+    END;
+"""
 
 # Each entry takes a database from version i to i + 1 (PRAGMA user_version). Never edit one that
 # was released: add another.
@@ -50,6 +65,38 @@ MIGRATIONS: Final = (
     CREATE TRIGGER content_removed AFTER DELETE ON content BEGIN
         UPDATE totals SET blobs = blobs - 1, bytes = bytes - old.size;
     END;
+    """,
+    # What came before there were mirrored repositories is all the mesh's own.
+    """
+    ALTER TABLE content ADD COLUMN own INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN cached INTEGER NOT NULL DEFAULT 0;
+    UPDATE content SET own = 1;
+    CREATE INDEX content_by_access ON content (own, accessed, digest);
+    DROP TRIGGER content_added;
+    DROP TRIGGER content_removed;
+    CREATE TRIGGER content_added AFTER INSERT ON content BEGIN
+        UPDATE totals SET blobs = blobs + 1, bytes = bytes + new.size,
+            cached = cached + iif(new.own, 0, new.size);
+    END;
+    CREATE TRIGGER content_removed AFTER DELETE ON content BEGIN
+        UPDATE totals SET blobs = blobs - 1, bytes = bytes - old.size,
+            cached = cached - iif(old.own, 0, old.size);
+    END;
+    CREATE TRIGGER content_owned AFTER UPDATE OF own ON content WHEN new.own <> old.own BEGIN
+        UPDATE totals SET cached = cached + iif(new.own, -new.size, new.size);
+    END;
+    """
+    + "".join(
+        _OWN_CHANGED.format(table=table, event=event, row=row)
+        for table in ("blobs", "manifests")
+        for event, row in (("INSERT", "new"), ("DELETE", "old"))
+    )
+    + """
+    CREATE TABLE resolutions (
+        repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, checked_at REAL NOT NULL,
+        PRIMARY KEY (repository, tag)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX resolutions_by_check ON resolutions (checked_at);
     """,
 )
 

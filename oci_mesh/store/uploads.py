@@ -137,10 +137,14 @@ class DiskUpload(Upload):
 
     async def write(self, chunk: bytes) -> None:
         """As `Upload.write`."""
-        fd = self._open_fd()
+        fd, room = self._open_fd(), self._uploads.room
+
+        def claim() -> None:
+            room.claim(self._name, self.offset + len(chunk))
+            room.spend(len(chunk))
+
         try:
-            self._uploads.room.claim(self._name, self.offset + len(chunk))
-            self._uploads.room.spend(len(chunk))
+            await room.take(claim)
             self._uploads.files.write(fd, chunk)
         except OSError as error:
             raise self._drop(error) from error

@@ -50,6 +50,8 @@ class Write:
     change: Callable[[Metadata], Any]
     done: asyncio.Future[Any] | None = None
     file: NewFile | None = None
+    frees: bool = False
+    """Whether who waits wants to hear of it only when what became unused is gone."""
 
     def resolve(self, outcome: object) -> None:
         """Tell who waits; from any thread. An `Exception` is raised there."""
@@ -109,9 +111,13 @@ class Writer:
         for write, outcome in zip(group, outcomes, strict=True):
             if write.file is not None and isinstance(outcome, Exception):
                 self._unlink(write.file.path)
-            write.resolve(outcome)
+            if not write.frees:
+                write.resolve(outcome)
         self._remove_unused(self._metadata.dropped)
         self._metadata.dropped.clear()
+        for write, outcome in zip(group, outcomes, strict=True):
+            if write.frees:
+                write.resolve(outcome)
 
     def _commit(self, group: Sequence[Write], named: set[str]) -> list[object]:
         """The outcomes of a group, then durable; `named` gets the digests that have a new file."""

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.store.clock import clock
+
+__all__ = ["clock"]  # a fixture
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:

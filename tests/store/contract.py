@@ -22,6 +22,7 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor
 from oci_mesh.spec.names import NameRecord
 from oci_mesh.store.base import Store, Usage
+from tests.store.cache_contract import CacheContract
 from tests.store.content import image, index, push_blob, push_image, read_blob, stamp
 from tests.store.partial_contract import PartialContract
 
@@ -92,6 +93,29 @@ class BlobContract:
         manifest = await push_image(store, A, [CONTENT], [], stamp(1))
         with pytest.raises(BlobUnknown):
             await store.mount(B, manifest.digest, None)
+
+    @pytest.mark.parametrize("giver", ["app@registry.corp!", "library/app@docker.io"])
+    async def test_nothing_is_mounted_by_chance_from_another_registry(
+        self, giver: str, store: Store
+    ) -> None:
+        """Who knows the digest of a private layer does not get the layer."""
+        await push_blob(store, giver, CONTENT)
+        with pytest.raises(BlobUnknown):
+            await store.mount(B, DIGEST, None)
+        await push_blob(store, A, CONTENT)
+        assert await store.mount(B, DIGEST, None) == []
+
+    async def test_manifests_of_other_registries_can_be_listed(self, store: Store) -> None:
+        """Those of the mesh's own repositories are not among them."""
+        assert await store.mirrored() == []
+        await push_image(store, A, [CONTENT], ["v1"], stamp(1))
+        ours, others = image(b"1"), image(b"2")
+        for repository in ("a@b.c", "app@registry.corp!"):
+            await store.put_manifest(repository, ours)
+        await store.put_manifest("a@b.c", others)
+        assert sorted(await store.mirrored()) == sorted(
+            [("a@b.c", ours.digest), ("a@b.c", others.digest), ("app@registry.corp!", ours.digest)]
+        )
 
     async def test_mount_from_where_it_is_not(self, store: Store) -> None:
         await push_blob(store, A, CONTENT)
@@ -546,7 +570,14 @@ class NameContract:
         assert await store.repositories() == []
 
 
-class StoreContract(BlobContract, UploadContract, PartialContract, ManifestContract, NameContract):
+class StoreContract(
+    BlobContract,
+    UploadContract,
+    PartialContract,
+    ManifestContract,
+    NameContract,
+    CacheContract,
+):
     """All of it."""
 
     async def test_close_may_be_called_twice(self, store: Store) -> None:

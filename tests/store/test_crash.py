@@ -23,24 +23,26 @@ from oci_mesh.errors import BlobUnknown, DigestInvalid, ManifestUnknown
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Manifest
 from oci_mesh.spec.names import NameRecord
-from oci_mesh.store.base import Store
+from oci_mesh.store.base import Resolution, Store, Usage
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.memory import MemoryStore
 from tests.store.content import image, push_blob, push_pieces, read_blob, stamp, write_pieces
 from tests.store.power import PowerFiles, quick_directory, unowned
 
-A, B = "team/a", "team/b"
+A, B, MIRRORED = "team/a", "team/b", "app@docker.io"
 ONE, TWO = b"one" * 1000, b"two" * 2000
 FIRST, SECOND = image(ONE), image(ONE, TWO, note="second")
 
 
 @dataclass(frozen=True)
 class State:
-    """All that can be seen: content of blobs, manifests, and what tags point to."""
+    """All that can be seen: content of blobs, manifests, and what tags point to, here and there."""
 
     blobs: dict[tuple[str, Digest], bytes]
     manifests: dict[tuple[str, Digest], Manifest]
     tags: dict[tuple[str, str], Digest]
+    meant: Digest | None
+    usage: Usage
 
 
 Operation = Callable[[Store], Awaitable[object]]
@@ -89,6 +91,17 @@ async def push_sha512(store: Store) -> None:
         await upload.commit(Digest.of(ONE, "sha512"), stamp(1))
 
 
+async def let_go(store: Store) -> None:
+    """All that only another registry's repositories have."""
+    await store.evict(await store.coldest(100, cached_only=True))
+
+
+async def let_go_of_one(store: Store) -> None:
+    """Which is in two repositories, of which one is the mesh's own."""
+    contents = await store.coldest(100)
+    await store.evict([content for content in contents if content.digest == Digest.of(TWO)])
+
+
 ELSEWHERE = [
     NameRecord(B, "elsewhere", str(SECOND.digest), stamp(9)),
     NameRecord(A, str(Digest.of(TWO)), None, stamp(9)),
@@ -110,6 +123,16 @@ OPERATIONS: list[Operation] = [
     begin_pieces,
     lambda store: push_pieces(store, B, TWO, stamp(10)),
     push_wrong_pieces,
+    lambda store: push_pieces(store, MIRRORED, TWO),
+    lambda store: push_blob(store, MIRRORED, ONE),
+    lambda store: store.put_manifest(MIRRORED, FIRST),
+    lambda store: store.note_resolution(MIRRORED, "v1", Resolution(FIRST.digest, 1.5)),
+    lambda store: store.note_resolution(MIRRORED, "v1", Resolution(SECOND.digest, 2.5)),
+    let_go,
+    let_go_of_one,
+    lambda store: push_blob(store, MIRRORED, TWO),
+    let_go,
+    lambda store: store.forget_resolution(MIRRORED, "v1"),
 ]
 
 
@@ -117,7 +140,7 @@ async def look(store: Store) -> State:
     """What a store has of all that these tests push."""
     blobs, manifests, tags = {}, {}, {}
     digests = [Digest.of(ONE), Digest.of(TWO), Digest.of(ONE, "sha512")]
-    for repository in (A, B):
+    for repository in (A, B, MIRRORED):
         for digest in digests:
             with suppress(BlobUnknown):
                 blobs[repository, digest] = await read_blob(store, repository, digest)
@@ -127,7 +150,9 @@ async def look(store: Store) -> State:
         for tag in ("v1", "v2", "elsewhere"):
             with suppress(ManifestUnknown):
                 tags[repository, tag] = await store.resolve(repository, tag)
-    return State(blobs, manifests, tags)
+    resolution = await store.resolution(MIRRORED, "v1")
+    usage = (await store.usage())._replace(uploads=0)
+    return State(blobs, manifests, tags, resolution and resolution.digest, usage)
 
 
 class Cuts:
@@ -254,6 +279,33 @@ async def test_kill_9_at_any_moment(tmp_path: Path) -> None:
     async with await DiskStore.open(tmp_path) as store:
         await verify(store, said)
     assert len(said) > 5 * KILLS
+
+
+@pytest.mark.slow
+async def test_kill_9_while_cache_is_let_go(tmp_path: Path) -> None:
+    """What was not let go of is exact, what was is gone or came back, and no file is left over."""
+    moments = random.Random(10)
+    evicted = 0
+    for seed in range(KILLS):
+        said = await run_until_killed(tmp_path, seed, moments.uniform(0, 0.25), "evictor")
+        came, leaving, gone = (
+            {digest for what, *about in said if what == kind for digest in about}
+            for kind in ("blob", "leaving", "gone")
+        )
+        evicted += len(gone)
+        async with await DiskStore.open(tmp_path) as store:
+            assert (await store.usage()).cached == (await store.usage()).bytes
+            here = set()
+            for text in came | leaving:
+                digest = Digest.parse(text)
+                with suppress(BlobUnknown):
+                    assert digest.matches(await read_blob(store, MIRRORED, digest))
+                    here.add(text)
+            assert came - leaving <= here
+            assert not gone & here
+            await store.evict(await store.coldest(1000))
+        assert unowned(tmp_path) == set()
+    assert evicted > 5 * KILLS
 
 
 async def verify(store: Store, said: list[list[str]]) -> None:

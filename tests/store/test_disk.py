@@ -28,9 +28,11 @@ from oci_mesh.errors import (
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.names import NameRecord
 from oci_mesh.store import uploads
-from oci_mesh.store.base import Store, Usage
+from oci_mesh.store.base import Content, Resolution, Store, Usage
 from oci_mesh.store.disk import DiskStore
+from oci_mesh.store.files import Files
 from oci_mesh.store.schema import MIGRATIONS
+from tests.store.cache_contract import MIRRORED
 from tests.store.content import image, push_blob, push_image, read_blob, stamp
 from tests.store.contract import CONTENT, DIGEST, A, B, StoreContract
 
@@ -48,6 +50,51 @@ def files_under(root: Path) -> set[str]:
     """Blobs and uploads."""
     found = [*root.glob("blobs/*/*"), *root.glob("uploads/*")]
     return {str(path.relative_to(root)) for path in found}
+
+
+async def test_what_was_let_go_is_free_when_that_is_said(tmp_path: Path) -> None:
+    """Its file has gone, however long that takes: others wait for the room."""
+
+    class Slow(Files):
+        def unlink(self, path: str) -> None:
+            time.sleep(0.1)
+            super().unlink(path)
+
+    async with await DiskStore.open(tmp_path, Slow()) as store:
+        await push_blob(store, MIRRORED, CONTENT)
+        (path,) = files_under(tmp_path)
+        assert len(await store.evict(await store.coldest(1))) == 1
+        assert not (tmp_path / path).exists()
+
+
+async def test_resolutions_outlive_a_restart(tmp_path: Path) -> None:
+    """The one checked again just now, too."""
+    digest = Digest.of(CONTENT)
+    async with await DiskStore.open(tmp_path) as store:
+        await store.note_resolution(MIRRORED, "v1", Resolution(digest, 1.25))
+        await store.note_resolution(MIRRORED, "v1", Resolution(digest, 2.5))
+    async with await DiskStore.open(tmp_path) as store:
+        assert await store.resolution(MIRRORED, "v1") == (digest, 2.5)
+
+
+async def test_a_store_of_the_release_before_is_the_mesh_s_own(tmp_path: Path) -> None:
+    """All that is in it; and it counts right from then on."""
+    async with await DiskStore.open(tmp_path):
+        pass
+    (tmp_path / "metadata.sqlite").unlink()
+    connection = sqlite3.connect(tmp_path / "metadata.sqlite")
+    connection.executescript(f"BEGIN; {MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+    connection.execute("INSERT INTO content VALUES (?, ?, ?)", (str(DIGEST), len(CONTENT), 7))
+    connection.execute("INSERT INTO blobs VALUES (?, ?)", (A, str(DIGEST)))
+    connection.commit()
+    connection.close()
+    (tmp_path / "blobs/sha256" / DIGEST.hex).write_bytes(CONTENT)
+    async with await DiskStore.open(tmp_path) as store:
+        assert await store.usage() == Usage(1, len(CONTENT), 0, 0)
+        assert await store.coldest(9) == [Content(DIGEST, len(CONTENT), 7, False, (A,))]
+        await push_blob(store, MIRRORED, CONTENT)
+        await store.delete_blob(A, DIGEST, stamp(1))
+        assert await store.usage() == Usage(1, len(CONTENT), 0, len(CONTENT))
 
 
 async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:

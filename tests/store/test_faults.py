@@ -12,13 +12,13 @@ import pytest
 
 from oci_mesh.errors import OciError, StorageFailed, StorageFull, Unavailable
 from oci_mesh.spec.digest import Digest
-from oci_mesh.store.base import Store
+from oci_mesh.store.base import Resolution, Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.files import Files, storage_error
 from tests.store.content import image, push_blob, push_pieces, read_blob, stamp, write_pieces
 from tests.store.power import unowned
 
-A = "team/a"
+A, MIRRORED = "team/a", "app@docker.io"
 KEPT, ONE, TWO = b"kept" * 100, b"one" * 1000, b"two" * 2000
 FIRST = image(ONE)
 
@@ -104,12 +104,20 @@ async def push_with_truncate(store: Store) -> None:
         await upload.commit(Digest.of(TWO), stamp(1))
 
 
+async def let_go(store: Store) -> None:
+    """Of all blobs."""
+    contents = await store.coldest(100)
+    await store.evict([content for content in contents if not content.is_manifest])
+
+
 OPERATIONS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "push": lambda store: push_blob(store, A, ONE, stamp(2)),
     "push with truncate": push_with_truncate,
     "push pieces": lambda store: push_pieces(store, A, TWO, stamp(2)),
     "put": lambda store: store.put_manifest(A, FIRST, ["v1"], stamp(2)),
     "delete": lambda store: store.delete_blob(A, Digest.of(KEPT), stamp(2)),
+    "let go": let_go,
+    "note": lambda store: store.note_resolution(MIRRORED, "v1", Resolution(FIRST.digest, 1.0)),
     "delete tag": lambda store: store.delete_tag(A, "old", stamp(2)),
 }
 ERRORS: list[tuple[int, type[OciError]]] = [
@@ -122,7 +130,9 @@ ERRORS: list[tuple[int, type[OciError]]] = [
 async def seen(store: Store) -> object:
     """What a client can see."""
     names = sorted(await store.names(), key=lambda record: record.key)
-    return (await store.usage())[:2], names, await store.repositories(), await store.tags(A)
+    resolution = await store.resolution(MIRRORED, "v1")
+    listed = await store.repositories(), await store.tags(A)
+    return (await store.usage())[:2], names, listed, resolution
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

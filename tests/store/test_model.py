@@ -24,13 +24,14 @@ from oci_mesh.errors import BlobUnknown, ManifestBlobUnknown, ManifestUnknown, N
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Manifest
 from oci_mesh.spec.names import NameRecord
-from oci_mesh.store.base import Store
+from oci_mesh.spec.scope import is_mirrored
+from oci_mesh.store.base import Content, Resolution, Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.memory import MemoryStore
 from tests.store.content import image, push_blob, push_pieces, read_blob, stamp
 from tests.store.power import PowerFiles, quick_directory, unowned
 
-REPOSITORIES = ["a", "a/b", "c"]
+REPOSITORIES = ["a", "a/b", "c", "c@docker.io"]
 TAGS = ["v1", "v2", "latest"]
 _SUBJECT = image(b"one")
 MANIFESTS = {
@@ -72,6 +73,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.blobs: set[tuple[str, Digest]] = set()
         self.manifests: set[tuple[str, Digest]] = set()
         self.names: dict[tuple[str, str], NameRecord] = {}
+        self.resolutions: dict[tuple[str, str], Resolution] = {}
         self.store = self.runner.run(self.open())
 
     async def open(self) -> Store:
@@ -126,6 +128,15 @@ class StoreMachine(RuleBasedStateMachine):
             if record.repository == repository and record.is_tag and record.target
         )
 
+    def held(self) -> set[Digest]:
+        """All content."""
+        return {digest for _, digest in self.blobs | self.manifests}
+
+    def own(self, digest: Digest) -> tuple[str, ...]:
+        """The mesh's own repositories that have it, sorted."""
+        having = {name for name, there in self.blobs | self.manifests if there == digest}
+        return tuple(sorted(name for name in having if not is_mirrored(name)))
+
     # -- what happens
 
     @rule(
@@ -155,7 +166,8 @@ class StoreMachine(RuleBasedStateMachine):
         at=st.none() | stamps,
     )
     def mount(self, repository: str, digest: Digest, source: str | None, at: str | None) -> None:
-        givers = REPOSITORIES if source is None else [source]
+        own = [name for name in REPOSITORIES if not is_mirrored(name)]
+        givers = own if source is None else [source]
         had = any((giver, digest) in self.blobs for giver in givers)
         welcome, new = self.revival(repository, digest, at)
         operation = self.store.mount(repository, digest, source, at)
@@ -232,7 +244,48 @@ class StoreMachine(RuleBasedStateMachine):
             if self.names.get(record.key) == record:
                 del self.names[record.key]
 
+    @rule(chosen=st.sets(st.sampled_from(DIGESTS)), cached_only=st.booleans())
+    def evict(self, chosen: set[Digest], cached_only: bool) -> None:
+        contents = self.do(self.store.coldest(100, cached_only=cached_only), None)
+        assert [c._replace(accessed_s=0) for c in sorted(contents, key=lambda c: c.digest)] == [
+            Content(
+                digest,
+                _size(digest),
+                0,
+                any(there == digest for _, there in self.manifests),
+                self.own(digest),
+            )
+            for digest in sorted(self.held())
+            if not (cached_only and self.own(digest))
+        ]
+        leaving = [content for content in contents if content.digest in chosen]
+        assert self.do(self.store.evict(leaving), None) == leaving
+        assert self.do(self.store.evict(leaving), None) == []
+        gone = {content.digest for content in leaving}
+        self.blobs = {key for key in self.blobs if key[1] not in gone}
+        self.manifests = {key for key in self.manifests if key[1] not in gone}
+
+    @rule(
+        repository=repositories,
+        tag=st.sampled_from(TAGS),
+        digest=st.sampled_from(DIGESTS),
+        at_s=st.integers(0, 3),
+    )
+    def note_resolution(self, repository: str, tag: str, digest: Digest, at_s: int) -> None:
+        self.resolutions[repository, tag] = noted = Resolution(digest, at_s)
+        self.do(self.store.note_resolution(repository, tag, noted), None)
+
+    @rule(repository=repositories, tag=st.sampled_from(TAGS))
+    def forget_resolution(self, repository: str, tag: str) -> None:
+        self.resolutions.pop((repository, tag), None)
+        self.do(self.store.forget_resolution(repository, tag), None)
+
     # -- what is seen
+
+    @invariant()
+    def resolutions_are_the_model_s(self) -> None:
+        for key in product(REPOSITORIES, TAGS):
+            assert self.do(self.store.resolution(*key), None) == self.resolutions.get(key)
 
     @invariant()
     def content_is_the_model_s(self) -> None:
@@ -262,9 +315,10 @@ class StoreMachine(RuleBasedStateMachine):
                 for digest in here
                 if MANIFESTS[digest].subject is not None
             ]
-        held = {digest for _, digest in self.blobs | self.manifests}
-        size = sum(len(BLOBS[d] if d in BLOBS else MANIFESTS[d].content) for d in held)
-        assert await self.store.usage() == (len(held), size, 0)
+        held = self.held()
+        size = sum(map(_size, held))
+        cached = sum(_size(digest) for digest in held if not self.own(digest))
+        assert await self.store.usage() == (len(held), size, 0, cached)
 
     async def compare_names(self) -> None:
         assert sorted(await self.store.names(), key=lambda record: record.key) == sorted(
@@ -287,6 +341,10 @@ class StoreMachine(RuleBasedStateMachine):
                 else:
                     with pytest.raises(ManifestUnknown):
                         await self.store.resolve(repository, tag)
+
+
+def _size(digest: Digest) -> int:
+    return len(BLOBS[digest] if digest in BLOBS else MANIFESTS[digest].content)
 
 
 class MemoryMachine(StoreMachine):
@@ -328,8 +386,10 @@ class DiskMachine(StoreMachine):
         self.cleanup.close()
 
     def state(self) -> object:
-        """All that the model has."""
-        return frozenset(self.blobs), frozenset(self.manifests), frozenset(self.names.values())
+        """All that the model has; of resolutions, what is not to be lost."""
+        meant = {(key, resolution.digest) for key, resolution in self.resolutions.items()}
+        names = frozenset(self.names.values())
+        return frozenset(self.blobs), frozenset(self.manifests), names, frozenset(meant)
 
     def picture(self, copy: Path, label: str) -> None:
         """See `PowerFiles`; what comes up again is compared when the operation is over."""
@@ -339,7 +399,7 @@ class DiskMachine(StoreMachine):
 
     async def look(self, root: Path) -> object:
         """What a store at `root` has, like `state`; all of it is read."""
-        blobs, manifests = set(), set()
+        blobs, manifests, meant = set(), set(), set()
         async with await DiskStore.open(root) as store:
             for key in product(REPOSITORIES, BLOBS):
                 with suppress(BlobUnknown):
@@ -349,7 +409,12 @@ class DiskMachine(StoreMachine):
                 with suppress(ManifestUnknown):
                     assert await store.manifest(*key) == MANIFESTS[key[1]]
                     manifests.add(key)
-            return frozenset(blobs), frozenset(manifests), frozenset(await store.names())
+            for tag in product(REPOSITORIES, TAGS):
+                resolution = await store.resolution(*tag)
+                if resolution is not None:
+                    meant.add((tag, resolution.digest))
+            names = frozenset(await store.names())
+            return frozenset(blobs), frozenset(manifests), names, frozenset(meant)
 
     @rule()
     def reopen(self) -> None:
@@ -363,7 +428,7 @@ class DiskMachine(StoreMachine):
     @invariant()
     def no_file_is_left_over(self) -> None:
         self.runner.run(self.store.forget_names([]))  # what follows a write is done before this
-        held = {digest.hex for _, digest in self.blobs | self.manifests}
+        held = {digest.hex for digest in self.held()}
         assert {path.name for path in self.root.glob("blobs/*/*")} == held
         assert list(self.root.glob("uploads/*")) == []
 
