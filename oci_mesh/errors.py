@@ -6,7 +6,11 @@
     │   ├── StoreLocked          another process has this root open
     │   └── StoreCorrupt         what is on disk is not what was written
     ├── PeerError                another node: gone, slow, or not speaking our protocol
-    ├── UpstreamError            another registry: gone, slow, refusing, or sending nonsense
+    ├── UpstreamError            another registry: it sent what cannot be used
+    │   ├── UpstreamRefused      it wants (other) credentials, or forbids
+    │   ├── UpstreamLimited      it wants to be asked less
+    │   ├── UpstreamUnavailable  it cannot be asked: gone, slow, failing, or given a rest by us
+    │   └── NoRanges             it sends blobs whole or not at all
     └── OciError                 what a client is told; one class per code, with its HTTP status
 
 Our own faults are `AssertionError`s. An `OciError` renders itself as the JSON form of
@@ -55,6 +59,34 @@ class PeerError(OciMeshError):
 
 class UpstreamError(OciMeshError):
     """Another registry did not answer, refused for now, cut its answer, or sent other content."""
+
+
+class UpstreamRefused(UpstreamError):
+    """It does not give this to us (401, 403): asking again with the same credentials is no use."""
+
+
+class UpstreamLimited(UpstreamError):
+    """It wants to be asked less (429); `retry_after_s` is when next, as it says or as we guess."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamUnavailable(UpstreamError):
+    """It cannot be asked: no connection, a stall, 5xx; or it failed so often that we give it rest.
+
+    What is remembered of it may be served (stale), for this says nothing about what it has.
+    `retry_after_s` is when it wants to be asked again, if it says so.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NoRanges(UpstreamError):
+    """It answers a request for a part of a blob with all of it."""
 
 
 class OciError(OciMeshError):

@@ -1,0 +1,1 @@
+"""HTTP out: asking other registries, with their authentication, and nobody else."""
