@@ -1,0 +1,1 @@
+"""What this node's containerd has: read in place, offered to the mesh, and the proof of a right."""
