@@ -19,9 +19,19 @@ from benchmarks.simulator.bittorrent import BitTorrent
 from benchmarks.simulator.central import Registry, Scp
 from benchmarks.simulator.mesh import Mesh
 from benchmarks.simulator.outcome import Outcome, World
-from benchmarks.simulator.scenario import Cast, Scenario, cast, parse_rate, parse_size, parse_time
+from benchmarks.simulator.scenario import (
+    LEADER,
+    STRIPED,
+    Cast,
+    Scenario,
+    cast,
+    parse_rate,
+    parse_size,
+    parse_time,
+)
 
 MESH: Final = "mesh"
+COLD: Final = (STRIPED, LEADER)
 AGAINST: Final = ("registry", "scp", "bittorrent")
 
 # What CI runs: all schemes and most faults, in seconds.
@@ -94,12 +104,15 @@ def _schemes(against: str, nodes: int) -> list[str]:
 
 
 def _scenario(options: argparse.Namespace) -> Scenario:
+    if options.cold and (options.liars or options.kill_source):
+        wrong = "--liars (only the whole shows a lie), nor with --kill-source (an origin lives)"
+        raise ValueError(f"--cold {options.cold}: not with {wrong}")
     return Scenario(
         nodes=options.nodes,
         blobs=tuple(parse_size(size) for size in options.blob.split(",")),
         at_once=options.at_once,
         rate=parse_rate(options.rate),
-        source_rate=parse_rate(options.source_rate) if options.source_rate else 0.0,
+        source_rate=parse_rate(options.source_rate or options.origin_rate or "0bit"),
         latency=parse_time(options.latency),
         zones=options.zones,
         zone_latency=parse_time(options.zone_latency),
@@ -114,6 +127,10 @@ def _scenario(options: argparse.Namespace) -> Scenario:
         spread=parse_time(options.spread),
         late=options.late,
         stale=options.stale_views,
+        cold=options.cold or "",
+        origin_latency=parse_time(options.origin_latency),
+        cut_off=options.cut_off,
+        refuse=options.refuse,
         seed=options.seed,
     )
 
@@ -132,13 +149,17 @@ def _title(scenario: Scenario) -> str:
         ("kill", "killed"),
         ("lose", "lost"),
         ("stale", "with stale views"),
+        ("cut_off", "cut off from the origin"),
+        ("refuse", "refused by the origin"),
         ("spread", "s of joining"),
         ("late", "late"),
     ):
         value = getattr(scenario, name)
         if value != getattr(usual, name):
-            shares = name in ("slow", "liars", "kill", "lose", "stale")
+            shares = name in ("slow", "liars", "kill", "lose", "stale", "cut_off", "refuse")
             shown.append(f"{value:.3g} {label}" if not shares else f"{value:.1%} {label}")
+    if scenario.cold:
+        shown.insert(1, f"cold ({scenario.cold})")
     return ", ".join([*shown, f"seed {scenario.seed}"])
 
 
@@ -152,6 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--at-once", type=int, default=3, help="blobs that a node fetches at a time (3)")
     add("--rate", default="100mbit", help="of each link, each way (%(default)s)")
     add("--source-rate", help="of the source's link, if other")
+    add("--cold", nargs="?", const=STRIPED, choices=COLD, help="no node has it, but an origin")
+    add("--origin-rate", help="of its link, if other (the same as --source-rate)")
+    add("--origin-latency", default="50ms", help="of each request to it (%(default)s)")
+    add("--cut-off", type=float, default=0.0, metavar="SHARE", help="of nodes that cannot reach it")
+    add("--refuse", type=float, default=0.0, metavar="SHARE", help="of requests that it refuses")
     add("--latency", default="0.1ms", help="one way (%(default)s)")
     add("--zones", type=int, default=1, help="nodes are in so many zones, in turn")
     add("--zone-latency", default="2ms", help="one way, between zones (%(default)s)")

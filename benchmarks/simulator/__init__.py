@@ -5,6 +5,7 @@
     scenario    who takes part, how fast, when, and what goes wrong
     outcome     what came of a run, against the bound
     mesh        `oci_mesh.swarm`, as the asyncio driver would drive it
+    origin      a registry outside of the mesh, for cold pulls
     central     one registry for all; scp in turn
     bittorrent  rarest first among some fifty neighbours, tit for tat
     plot        the run as a picture

@@ -4,14 +4,18 @@ One rendezvous for each blob, which is never lost; what it tells, it tells all a
 every `NEWS_S`, so that nodes of one mind share one view in memory. A stale node hears it later.
 A request that is lost, or whose answer is, ends by the asker's deadline alone, as over a
 connection that hangs. A liar's pieces come in full and are found to be false.
+
+A cold swarm (`--cold`) has an origin in its view until a node is complete; or a leader, which is
+the one of the lowest slot, and another some time after it died.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
 from benchmarks.simulator.network import Flow, Host
+from benchmarks.simulator.origin import Origin, Reading
 from benchmarks.simulator.outcome import World
-from benchmarks.simulator.scenario import SOURCE, Part, chance
+from benchmarks.simulator.scenario import LEADER, SOURCE, STRIPED, Part, chance
 from oci_mesh.swarm.events import (
     Ask,
     Asked,
@@ -21,17 +25,19 @@ from oci_mesh.swarm.events import (
     Dropped,
     Event,
     Failed,
+    Fed,
+    Feed,
     Refuse,
     Send,
     Tick,
     Viewed,
 )
 from oci_mesh.swarm.peers import Fault
-from oci_mesh.swarm.pieces import PieceMap
+from oci_mesh.swarm.pieces import PieceMap, run_length
 from oci_mesh.swarm.roll import REFRESH_S, Roll
 from oci_mesh.swarm.swarm import Swarm
 from oci_mesh.swarm.uplink import Uplink
-from oci_mesh.swarm.view import Entry, View
+from oci_mesh.swarm.view import ORIGIN, Entry, View
 from oci_mesh.swarm.window import Window
 
 # Changes of a roll are gathered for so long before they are told.
@@ -39,6 +45,9 @@ NEWS_S: Final = 0.05
 
 # Timers are this coarse. An event for each deadline of each request would be most of all events.
 TIMER_S: Final = 0.05
+
+# So long after a leader's death another leads.
+LEADERLESS_S: Final = 3.0
 
 # How often it is looked whether the source is still needed, in T*.
 _REAP: Final = 0.01
@@ -79,7 +88,7 @@ class _Node:
 class _Fetch:
     """One blob on one node."""
 
-    __slots__ = ("blob", "calls", "node", "swarm", "timer")
+    __slots__ = ("blob", "calls", "node", "readings", "runs", "swarm", "timer")
 
     def __init__(self, node: _Node, blob: int, swarm: Swarm) -> None:
         self.node = node
@@ -87,6 +96,8 @@ class _Fetch:
         self.swarm = swarm
         self.timer: float | None = None
         self.calls: dict[int, _Call] = {}  # its own, by request
+        self.runs: list[list[Ask]] = []  # to be read from the origin
+        self.readings: dict[int, tuple[Reading, int]] = {}  # of the origin, by request
 
 
 class _Rendezvous:
@@ -115,6 +126,9 @@ class Mesh:
         ]
         self._named = {node.name: node for node in self._nodes}
         self._pieces = [PieceMap(size) for size in world.scenario.blobs]
+        self._cold = world.scenario.cold
+        self._runs = [run_length(p) if self._cold == STRIPED else 1 for p in self._pieces]
+        self._origin = Origin(world)
         self._rendezvous = [_Rendezvous() for _ in self._pieces]
         self._tickets = 0
         self._dying = sum(part.dies is not None for part in world.cast.parts)
@@ -126,16 +140,19 @@ class Mesh:
         }
 
     def start(self) -> None:
-        source = self._nodes[SOURCE]
+        if not self._cold:
+            self._seed(self._nodes[SOURCE])
+        for node in self._nodes[1:]:
+            self._clock.at(node.part.start, self._begin, node)
+            if node.part.dies is not None:
+                self._clock.at(node.part.dies, self._kill, node)
+
+    def _seed(self, source: _Node) -> None:
         for blob, pieces in enumerate(self._pieces):
             have = range(pieces.count)
             swarm = Swarm(source.name, -1, pieces, source.uplink, source.window, have)
             source.fetches.append(_Fetch(source, blob, swarm))
             self._enter(source.fetches[blob])
-        for node in self._nodes[1:]:
-            self._clock.at(node.part.start, self._begin, node)
-            if node.part.dies is not None:
-                self._clock.at(node.part.dies, self._kill, node)
 
     # -- joining, and the news
 
@@ -156,12 +173,16 @@ class Mesh:
         rendezvous = self._rendezvous[blob]
         entry = Entry(node.name, "", zone=f"zone-{node.host.zone}" if node.host.zone else "")
         slot = rendezvous.roll.enter(entry, self._clock.now).slot
-        swarm = Swarm(node.name, slot, self._pieces[blob], node.uplink, node.window)
+        swarm = Swarm(
+            node.name, slot, self._pieces[blob], node.uplink, node.window, run=self._runs[blob]
+        )
         fetch = _Fetch(node, blob, swarm)
         node.window.enter()
         rendezvous.fetches[node.name] = fetch
         while len(node.fetches) <= blob:
             node.fetches.append(fetch)  # blobs are joined in order
+        if self._cold == LEADER and len(rendezvous.fetches) == 1:
+            self._lead(fetch)
         self._gather(rendezvous)
         self._clock.at(self._clock.now + REFRESH_S, self._refresh, fetch)
 
@@ -177,6 +198,7 @@ class Mesh:
                 zone=f"zone-{node.host.zone}" if node.host.zone else "",
                 frontier=swarm.frontier,
                 complete=swarm.complete,
+                fed=swarm.fed,
             ),
             self._clock.now,
         )
@@ -196,7 +218,11 @@ class Mesh:
     def _tell(self, rendezvous: _Rendezvous) -> None:
         rendezvous.changed = False
         rendezvous.told = rendezvous.roll.version
-        rendezvous.view = View(rendezvous.roll.since(0)[0])
+        entries = rendezvous.roll.since(0)[0]
+        if self._cold == STRIPED and not any(entry.complete for entry in entries):
+            entries.append(Entry(ORIGIN, "", complete=True))
+        blob = self._rendezvous.index(rendezvous)
+        rendezvous.view = View(entries, self._runs[blob])
         news = Viewed(rendezvous.view)
         soon = self._clock.now + self._network.latency
         for fetch in rendezvous.fetches.values():
@@ -212,6 +238,8 @@ class Mesh:
         commands = self._commands
         for command in fetch.swarm.handle(event, now):
             commands[type(command)](fetch, command)
+        if fetch.runs:
+            self._read(fetch)
         deadline = fetch.swarm.next_deadline()
         if deadline is not None and (fetch.timer is None or deadline < fetch.timer - TIMER_S):
             fetch.timer = deadline + TIMER_S
@@ -223,6 +251,13 @@ class Mesh:
             self._handle(fetch, Tick())
 
     def _ask(self, fetch: _Fetch, command: Ask) -> None:
+        if command.peer == ORIGIN:
+            runs = fetch.runs
+            begins = command.piece % self._runs[fetch.blob] == 0
+            if not runs or begins or runs[-1][-1].piece != command.piece - 1:
+                runs.append([])
+            runs[-1].append(command)
+            return
         node = self._named[command.peer]
         network, clock = self._network, self._clock
         there = clock.now + network.delay(fetch.node.host, node.host)
@@ -269,6 +304,9 @@ class Mesh:
         self._clock.at(self._clock.now + delay, what, *arguments)
 
     def _cancel(self, fetch: _Fetch, command: Cancel) -> None:
+        if command.request in fetch.readings:
+            self._origin.forget(*fetch.readings.pop(command.request))
+            return
         call = fetch.calls.pop(command.request, None)
         if call is None or not call.open:
             return
@@ -339,12 +377,15 @@ class Mesh:
             return
         call.open = False
         del fetch.calls[call.request]
-        fresh = not fetch.swarm.has(call.piece)
-        self._handle(fetch, Completed(call.request, sender.swarm.frontier))
+        self._got(fetch, call.piece, Completed(call.request, sender.swarm.frontier))
+
+    def _got(self, fetch: _Fetch, piece: int, event: Completed | Fed) -> None:
+        fresh = not fetch.swarm.has(piece)
+        self._handle(fetch, event)
         if not fresh:
             self._world.count("twice")
             return
-        self._world.got(fetch.node.host, flow.size)
+        self._world.got(fetch.node.host, fetch.swarm.pieces.length(piece))
         if fetch.swarm.complete:
             fetch.node.window.leave()
             self._enter(fetch)
@@ -359,6 +400,56 @@ class Mesh:
             del call.asker.calls[call.request]
             self._handle(call.asker, Failed(call.request, fault, frontier))
 
+    # -- the origin
+
+    def _read(self, fetch: _Fetch) -> None:
+        """A request for each run."""
+        runs, fetch.runs = fetch.runs, []
+        for asks in runs:
+
+            def begun(index: int, asks: list[Ask] = asks) -> None:
+                self._handle(fetch, Begun(asks[index].request))
+
+            def arrived(index: int, asks: list[Ask] = asks) -> None:
+                del fetch.readings[asks[index].request]
+                self._got(fetch, asks[index].piece, Completed(asks[index].request))
+
+            def failed(asks: list[Ask] = asks) -> None:
+                for ask in asks:
+                    if fetch.readings.pop(ask.request, None) is not None:
+                        self._handle(fetch, Failed(ask.request, Fault.GONE))
+
+            sizes = [fetch.swarm.pieces.length(ask.piece) for ask in asks]
+            reading = Reading(fetch.node.host, sizes, begun, arrived, failed)
+            fetch.readings |= {ask.request: (reading, i) for i, ask in enumerate(asks)}
+            self._origin.read(reading)
+
+    def _lead(self, fetch: _Fetch) -> None:
+        """Have a node read all that it has not, and feed the others."""
+        swarm = fetch.swarm
+        pieces = [p for p in range(swarm.pieces.count) if not swarm.has(p)]
+        self._handle(fetch, Feed())
+        self._enter(fetch)
+
+        def again() -> None:
+            self._clock.at(self._clock.now + 1.0, self._lead, fetch)
+
+        reading = Reading(
+            fetch.node.host,
+            [swarm.pieces.length(piece) for piece in pieces],
+            lambda _: None,
+            lambda index: self._got(fetch, pieces[index], Fed(pieces[index])),
+            again,
+        )
+        self._origin.read(reading)
+
+    def _succeed(self, blob: int) -> None:
+        """The next leader, after one died."""
+        fetches = self._rendezvous[blob].fetches.values()
+        followers = [f for f in fetches if f.node.host.alive and not f.swarm.complete]
+        if followers and len(followers) == sum(not f.swarm.fed for f in followers):
+            self._lead(min(followers, key=lambda f: f.swarm.slot))
+
     # -- deaths
 
     def _kill(self, node: _Node) -> None:
@@ -366,6 +457,10 @@ class Mesh:
         silent = self._world.scenario.silent
         self._network.kill(node.host, silent=silent)
         for fetch in dict.fromkeys(node.fetches):
+            for reading, _ in fetch.readings.values():
+                self._origin.stop(reading)
+            if fetch.swarm.fed:
+                self._clock.at(self._clock.now + LEADERLESS_S, self._succeed, fetch.blob)
             for call in fetch.calls.values():
                 call.open = False
                 if not silent:

@@ -29,6 +29,11 @@ STALE_S: Final = 2.0
 
 SOURCE: Final = 0  # the number of the node that has the blobs; the others are 1 … N
 
+# Nobody has the blobs but an origin outside of the mesh, in the place of the source: all nodes ask
+# it for runs of pieces, or one reads all and feeds the others.
+STRIPED: Final = "striped"
+LEADER: Final = "leader"
+
 
 def parse_size(text: str) -> int:
     """Bytes of `1GiB`, `300MB`. Raises ValueError."""
@@ -89,6 +94,14 @@ class Scenario:
     """So many nodes start after all others are done."""
     stale: float = 0.0
     """So many of the nodes learn all news of the swarm with a delay, each with its own."""
+    cold: str = ""
+    """`STRIPED` or `LEADER`; empty: the source is a node."""
+    origin_latency: float = 0.05
+    """From asking the origin to its first byte, each time."""
+    cut_off: float = 0.0
+    """So many of the nodes cannot reach the origin."""
+    refuse: float = 0.0
+    """So many of the requests to the origin fail."""
     seed: int = 1
 
     @property
@@ -114,6 +127,8 @@ class Part:
     liar: bool = False
     stale: float = 0.0
     """It learns of changes so much later."""
+    cut_off: bool = False
+    """It cannot reach the origin."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +169,7 @@ def cast(scenario: Scenario) -> Cast:
 
     slow, liars = chosen("slow", scenario.slow), chosen("liars", scenario.liars)
     dying, stale = chosen("kill", scenario.kill), chosen("stale", scenario.stale)
+    cut_off = chosen("cut off", scenario.cut_off)
     jitter, spread = chance(scenario, "jitter"), chance(scenario, "spread")
     parts = [Part(SOURCE, scenario.source_rate or scenario.rate, scenario.rate)]
     for number in numbers:
@@ -167,6 +183,7 @@ def cast(scenario: Scenario) -> Cast:
                 start=start,
                 liar=number in liars,
                 stale=spread.uniform(0, STALE_S) if number in stale else 0.0,
+                cut_off=number in cut_off,
             )
         )
     bound = Cast(scenario, tuple(parts)).bound

@@ -52,6 +52,20 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Fed:
+    """A piece came from outside of the swarm, and may be passed on."""
+
+    piece: int
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """From now on all pieces come from outside (this node leads), or no longer."""
+
+    on: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """Another node wants a piece; `final`: it would rather queue here than ask anybody else."""
 
@@ -80,7 +94,7 @@ class Ended:
     """This node fetches the blob no longer: whoever waits is to go elsewhere."""
 
 
-Event = Viewed | Wanted | Begun | Completed | Failed | Asked | Dropped | Tick | Ended
+Event = Viewed | Wanted | Begun | Completed | Failed | Fed | Feed | Asked | Dropped | Tick | Ended
 
 # -- commands
 

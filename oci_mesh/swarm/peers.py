@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
+from oci_mesh.swarm.view import ORIGIN
+
 
 class Fault(StrEnum):
     """Why a request did not bring its piece."""
@@ -91,6 +93,8 @@ class Peers:
             return Reserve.NONE
         if node_id in self.banned or peer.avoid_until > now:
             return Reserve.NEVER
+        if node_id == ORIGIN:  # busy, it is not to be asked at all; how slow it is, is no matter
+            return Reserve.NEVER if peer.busy_until > now else Reserve.NONE
         if node_id in self.silent:
             return Reserve.SILENT
         if peer.slow_until > now:
@@ -114,7 +118,7 @@ class Peers:
         peer = self[node_id]
         peer.faults = 0
         self.silent.discard(node_id)
-        if not size:
+        if not size or node_id == ORIGIN:
             return
         pace = max(0.0, took_s) / size
         peer.pace += (pace - peer.pace) * (_SMOOTH if peer.samples else 1.0)
@@ -127,9 +131,11 @@ class Peers:
     def failed(self, node_id: str, fault: Fault, now: float) -> None:
         """Note a request that brought nothing."""
         peer = self[node_id]
+        if node_id == ORIGIN and self.reserve(node_id, now) is Reserve.NEVER:
+            return  # all requests of a run fail together
         if fault is Fault.CORRUPT:
             self.banned.add(node_id)
-        elif fault in (Fault.GONE, Fault.STALLED):
+        elif fault in (Fault.GONE, Fault.STALLED) and node_id != ORIGIN:
             self.silent.add(node_id)
         if fault in _AVOID_S:
             first_s, most_s = _AVOID_S[fault]

@@ -24,6 +24,11 @@ PIECES: Final = 1024
 # Beyond it pieces grow again, so that the list of their hashes (32 bytes each) stays under 1 MiB.
 MAX_PIECES: Final = 32_000
 
+# In one request to an origin outside of the mesh: enough that its round trip is little beside the
+# bytes. With twice as many a cold pull of six layers ends 3 % later, with four times as many 11 %,
+# in simulation (8 and 32 nodes): each root has all of a run to come first.
+RUN_BYTES: Final = 1024 * 1024
+
 
 def piece_size(blob_size: int) -> int:
     """The size in bytes of all pieces but the last, a power of two, for a blob of so many bytes."""
@@ -60,3 +65,8 @@ class PieceMap:
     def at(self, offset: int) -> int:
         """The piece that byte `offset` is in; the last one for what is beyond."""
         return min(offset // self.piece_size, self.count - 1)
+
+
+def run_length(pieces: PieceMap) -> int:
+    """How many pieces in a row are asked of an origin together; at least 1."""
+    return max(1, RUN_BYTES // pieces.piece_size)

@@ -124,5 +124,5 @@ class Roll:
                 heapq.heappush(self._free, slot)
 
 
-def _facts(entry: Entry) -> tuple[str, int, str, bool]:
-    return entry.address, entry.slot, entry.zone, entry.complete
+def _facts(entry: Entry) -> tuple[str, int, str, bool, bool]:
+    return entry.address, entry.slot, entry.zone, entry.complete, entry.fed

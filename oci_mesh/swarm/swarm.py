@@ -10,6 +10,11 @@ who is busy, slow, gone, lying or too late it climbs (I4). What another node ask
 here yet is held only for nodes that come after this one in that piece's order (I1): both sides'
 places are facts that come with the request, so this holds whatever the two believe of the others.
 
+While no node has the blob its pieces come from outside of the mesh. Either the view has the
+`ORIGIN` as a seed: its runs of pieces are asked for by their roots, a run at a time. Or a node is
+fed: its driver says which pieces are there. Either waits for nobody in the mesh, so anybody may
+wait for it; a root that comes to ask in the mesh after all first sends away whom it may wait for.
+
 What this does not do: find the nodes, hash pieces, or know of other blobs (the uplink does).
 """
 
@@ -29,6 +34,8 @@ from oci_mesh.swarm.events import (
     Ended,
     Event,
     Failed,
+    Fed,
+    Feed,
     Refuse,
     Send,
     Tick,
@@ -37,9 +44,9 @@ from oci_mesh.swarm.events import (
 )
 from oci_mesh.swarm.peers import Fault, Peers, Reserve
 from oci_mesh.swarm.pieces import PieceMap
-from oci_mesh.swarm.requests import Deadlines, Held, Request
+from oci_mesh.swarm.requests import Deadlines, Held, Request, Requests, Waiting
 from oci_mesh.swarm.uplink import Uplink
-from oci_mesh.swarm.view import View, key
+from oci_mesh.swarm.view import ORIGIN, View, key
 from oci_mesh.swarm.window import Window
 
 # Requests under way at first: before views agree, what several ask a seed for is sent twice. Some
@@ -77,6 +84,10 @@ RETRY_S: Final = 0.25
 # several are found out at a time, and a view is costly to make.
 LEAVE_OUT_S: Final = 0.1
 
+# What comes from outside comes as slowly as it does: who was told "not yet" after a full wait asks
+# the same node again for so long, before it turns to another. All would turn to the origin.
+COLD_PATIENCE_S: Final = 60.0
+
 # Other nodes' requests kept waiting here. Each is a connection.
 MAX_HELD: Final = 4096
 
@@ -92,7 +103,9 @@ _NOBODY: Final = 100
 
 
 class Swarm:
-    """One blob on one node. `have` are pieces that it begins with."""
+    """One blob on one node. `have` are pieces that it begins with. `run` pieces in a row are asked
+    of an origin together, as in the views that it is given. `fed`: as by `Feed`.
+    """
 
     def __init__(
         self,
@@ -102,13 +115,18 @@ class Swarm:
         uplink: Uplink,
         window: Window,
         have: Iterable[int] = (),
+        run: int = 1,
+        *,
+        fed: bool = False,
     ) -> None:
         self.me = me
         self.slot = slot
         self.pieces = pieces
         self.progress_at = 0.0  # when the last piece came
+        self._run = run
+        self._fed = fed
         self._uplink = uplink
-        self._known = View(())
+        self._known = View((), run)
         self._view = self._known  # without those who are left out
         self._peers = Peers()
         self._have = bytearray(pieces.count)
@@ -120,15 +138,13 @@ class Swarm:
         self._again: list[int] = []  # a heap: pieces to be asked for again
         self._resting: set[int] = set()  # nobody could be asked for them; until a deadline
         self._tried: dict[int, set[str]] = {}
-        self._requests: dict[int, Request] = {}
-        self._by_piece: dict[int, list[Request]] = {}
-        self._hedges = 0
+        self._waiting_since: dict[int, float] = {}  # pieces that did not come in one wait
+        self._requests = Requests()
         self._shared_window = window
         self._window = FIRST_WINDOW
         self._latency_s = 0.0  # from asking to the first byte
         self._duration_s = 0.0  # from there to the last
-        self._held: dict[int, Held] = {}
-        self._held_by_piece: dict[int, list[Held]] = {}
+        self._held = Waiting()
         self._deadlines = Deadlines()
         self._next_request = 0
         self._ended = False
@@ -138,6 +154,8 @@ class Swarm:
             Begun: self._begun,
             Completed: self._completed,
             Failed: self._failed,
+            Fed: self._fed_piece,
+            Feed: self._feed,
             Asked: self._asked,
             Dropped: self._dropped,
             Tick: self._tick,
@@ -167,6 +185,11 @@ class Swarm:
         """How many requests are under way."""
         return len(self._requests)
 
+    @property
+    def fed(self) -> bool:
+        """Whether its pieces come from outside of the swarm."""
+        return self._fed
+
     def has(self, piece: int) -> bool:
         """Whether it is here."""
         return bool(self._have[piece])
@@ -178,7 +201,7 @@ class Swarm:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take note of what happened; what is to be done, in this order."""
         commands = list(self._handlers[type(event)](event, now))
-        if not self._ended:
+        if not (self._ended or self._fed):
             commands += self._fill(now)
         return commands
 
@@ -190,7 +213,7 @@ class Swarm:
         self._view = view.without(left_out) if left_out else view
         for entry in view.advanced:
             self._peers.advance(entry.id, entry.frontier)
-        return ()
+        yield from self._hand_over(now)
 
     def _wanted(self, event: Wanted, now: float) -> Iterable[Command]:
         for piece in range(event.first, event.last + 1):
@@ -202,43 +225,66 @@ class Swarm:
         request = self._requests.get(event.request)
         if request is not None and request.begun_at is None:
             request.begun_at = now
-            self._latency_s = _smoothed(self._latency_s, now - request.asked_at)
+            if request.peer == ORIGIN:
+                self._push_back(request.piece, now + PIECE_S)
+            else:
+                self._latency_s = _smoothed(self._latency_s, now - request.asked_at)
             request.deadline = now + PIECE_S
             request.hedge_at = now + max(MIN_HEDGE_S, HEDGE * self._duration_s)
         return ()
 
     def _completed(self, event: Completed, now: float) -> Iterable[Command]:
-        request = self._close(event.request)
+        request = self._requests.close(event.request)
         if request is None:
             return
         took_s = now - (request.begun_at if request.begun_at is not None else request.asked_at)
-        self._duration_s = _smoothed(self._duration_s, took_s)
+        if request.peer == ORIGIN:
+            self._push_back(request.piece, now + MIN_WAIT_S)
+        else:
+            self._duration_s = _smoothed(self._duration_s, took_s)
         if request.peer in self._peers.silent:
             self._deadlines.add(now + LEAVE_OUT_S, _LEAVE_OUT)
         self._peers.succeeded(request.peer, self.pieces.length(request.piece), took_s, now)
         self._peers.advance(request.peer, event.frontier)
+        self._window += GROWTH
+        yield from self._got(request.piece, now)
+
+    def _got(self, piece: int, now: float) -> Iterator[Command]:
+        """A piece is here: nobody else has to send it, and who waits for it gets it."""
+        yield from self._cancel(self._requests.of(piece))
         self.progress_at = now
-        piece = request.piece
-        for other in self._by_piece.pop(piece, ()):
-            self._forget(other)
-            yield Cancel(other.id)
         if self._have[piece]:
             return
         self._have[piece] = 1
         self._missing -= 1
         self._tried.pop(piece, None)
+        self._waiting_since.pop(piece, None)
         self._advance_frontier()
-        self._window += GROWTH
-        for held in self._held_by_piece.pop(piece, ()):
-            del self._held[held.ticket]
+        for held in self._held.of(piece):
+            self._held.remove(held.ticket)
             yield self._serve(held.ticket, piece, held.final)
 
     def _failed(self, event: Failed, now: float) -> Iterable[Command]:
-        request = self._close(event.request)
+        request = self._requests.close(event.request)
         if request is not None:
             self._peers.advance(request.peer, event.frontier)
-            self._give_up(request, event.fault, now)
+            if event.fault is Fault.NOT_YET and self._is_patient(request, now):
+                self._reopen(request.piece)
+            else:
+                self._give_up(request, event.fault, now)
         return ()
+
+    def _fed_piece(self, event: Fed, now: float) -> Iterable[Command]:
+        return self._got(event.piece, now)
+
+    def _feed(self, event: Feed, now: float) -> Iterable[Command]:
+        """Who waits for a node that was fed may come before it, and have to wait for itself."""
+        self._fed = event.on
+        if event.on:
+            yield from self._cancel(self._requests)
+            self._cursor = self._frontier
+        else:
+            yield from self._refuse(self._held, Fault.NOT_YET)
 
     def _asked(self, event: Asked, now: float) -> Iterable[Command]:
         piece = event.piece
@@ -248,28 +294,26 @@ class Swarm:
             yield self._serve(event.ticket, piece, event.final)
         elif self._ended:
             yield Refuse(event.ticket, Fault.MISSING)
-        elif self.slot < 0 or key(piece, self.slot, self.me) >= key(piece, event.slot, event.peer):
-            yield Refuse(event.ticket, Fault.NOT_YET)  # it may be we who wait for it
+        elif not self._may_hold(event, now):
+            yield Refuse(event.ticket, Fault.NOT_YET)
         elif len(self._held) >= MAX_HELD:
             yield Refuse(event.ticket, Fault.BUSY)
         else:
             until = now + min(MAX_WAIT_S, event.wait_s)  # in this order: it may be no number
-            held = Held(event.ticket, piece, event.peer, event.final, until)
-            self._held[event.ticket] = held
-            self._held_by_piece.setdefault(piece, []).append(held)
+            held = Held(event.ticket, piece, event.peer, event.final, self._is_behind(event))
+            self._held.add(held)
             self._deadlines.add(until, held)
 
     def _dropped(self, event: Dropped, now: float) -> Iterable[Command]:
-        self._release(event.ticket)
+        self._held.remove(event.ticket)
         return ()
 
     def _tick(self, event: Tick, now: float) -> Iterable[Command]:
         for thing in self._deadlines.pop_due(now):
             if isinstance(thing, Request):
                 yield from self._request_due(thing, now)
-            elif isinstance(thing, Held) and thing.ticket in self._held:
-                self._release(thing.ticket)
-                yield Refuse(thing.ticket, Fault.NOT_YET)
+            elif isinstance(thing, Held) and thing in self._held:
+                yield from self._refuse([thing], Fault.NOT_YET)
             elif thing is _LEAVE_OUT:
                 self._view = self._known.without(self._peers.left_out)
             elif isinstance(thing, int):
@@ -280,15 +324,8 @@ class Swarm:
 
     def _end(self, event: Ended, now: float) -> Iterable[Command]:
         self._ended = True
-        for request in self._requests.values():
-            yield Cancel(request.id)
-        for ticket in self._held:
-            yield Refuse(ticket, Fault.MISSING)
-        self._requests.clear()
-        self._by_piece.clear()
-        self._held.clear()
-        self._held_by_piece.clear()
-        self._hedges = 0
+        yield from self._cancel(self._requests)
+        yield from self._refuse(self._held, Fault.MISSING)
 
     # -- asking
 
@@ -296,7 +333,7 @@ class Swarm:
         shared = self._shared_window
         share = min(shared.share(len(self._view)), shared.in_time(self.pieces.piece_size))
         self._window = min(self._window, share)
-        while len(self._by_piece) < self._window:
+        while self._requests.pieces < self._window:
             piece = self._next_piece()
             if piece is None:
                 return
@@ -317,32 +354,50 @@ class Swarm:
 
     def _is_open(self, piece: int) -> bool:
         """Whether it is to be asked for now."""
-        here_or_asked = self._have[piece] or piece in self._by_piece
+        here_or_asked = self._have[piece] or self._requests.of(piece)
         return not here_or_asked and piece not in self._resting
 
     def _ask(self, piece: int, now: float) -> Iterator[Command]:
-        """Ask somebody for a piece; nobody there: try again a little later."""
-        tried = self._tried.setdefault(piece, set())
-        peer, final = self._choose(piece, tried, now)
+        """Ask somebody for a piece, an origin for its whole run; nobody there: try again later."""
+        peer, final = self._choose(piece, now)
         if peer is None:
-            if piece not in self._resting:
-                self._resting.add(piece)
-                self._deadlines.add(now + RETRY_S, piece)
-            return
+            yield from self._rest(piece, now)
+        elif peer != ORIGIN:
+            yield from self._send_ahead(piece)
+            yield self._request(piece, peer, final, now)
+        else:
+            for other in self._run_of(piece):
+                if self._is_open(other) and self._choose(other, now)[0] == ORIGIN:
+                    yield self._request(other, ORIGIN, final, now)
+
+    def _request(self, piece: int, peer: str, final: bool, now: float) -> Ask:
         wait_s = min(MAX_WAIT_S, max(MIN_WAIT_S, PATIENCE * self._latency_s))
         self._next_request += 1
         request = Request(self._next_request, piece, peer, now, now + wait_s + SLACK_S)
-        self._requests[request.id] = request
-        self._by_piece.setdefault(piece, []).append(request)
+        self._requests.open(request)
         request.hedge_at = now + max(MIN_SILENT_S, HEDGE_SILENT * self._latency_s)
         self._deadlines.add(min(request.hedge_at, request.deadline), request)
-        yield Ask(request.id, peer, piece, wait_s, final)
+        return Ask(request.id, peer, piece, wait_s, final)
 
-    def _choose(self, piece: int, tried: set[str], now: float) -> tuple[str | None, bool]:
+    def _rest(self, piece: int, now: float) -> Iterator[Command]:
+        """Nobody is there to be asked. If an origin does not answer this node, it may others."""
+        if piece not in self._resting:
+            self._resting.add(piece)
+            self._deadlines.add(now + RETRY_S, piece)
+        if self._is_cut_off(piece, now):
+            yield from self._refuse(self._held.of(piece), Fault.NOT_YET)
+
+    def _reopen(self, piece: int) -> None:
+        """Nobody is asked for it any more: it is to be asked for again."""
+        if not self._have[piece] and not self._requests.of(piece):
+            heapq.heappush(self._again, piece)
+
+    def _choose(self, piece: int, now: float) -> tuple[str | None, bool]:
         """Whom to ask, and whether it is to queue this rather than say that it is busy: if there is
         nobody as good. Who is busy is still better than a seed that has others to send to, and that
         better than who is slow.
         """
+        tried = self._tried.get(piece, ())
         best: str | None = None
         worst = _NOBODY
         others = 0
@@ -375,7 +430,7 @@ class Swarm:
         parent = next(path, None)
         if parent is not None and len(view.seeds) < len(view.wanting):
             entry = view.entries.get(parent)
-            is_seed = entry is not None and entry.complete
+            is_seed = entry is not None and entry.is_seed
             if is_seed or peers[parent].frontier <= piece:
                 yield from self._holders(piece)
         if parent is not None:
@@ -409,7 +464,7 @@ class Swarm:
         """A seed that has others to send to: better to wait for somebody else than to ask it."""
         view = self._view
         entry = self._known.entries.get(peer)
-        return entry is not None and entry.complete and len(view.seeds) < len(view.wanting)
+        return entry is not None and entry.is_seed and len(view.seeds) < len(view.wanting)
 
     def _give_up(self, request: Request, fault: Fault, now: float) -> None:
         before = len(self._peers.left_out)
@@ -419,63 +474,116 @@ class Swarm:
         if self._have[request.piece]:
             return
         self._tried.setdefault(request.piece, set()).add(request.peer)
-        if request.piece not in self._by_piece:
-            heapq.heappush(self._again, request.piece)
+        self._reopen(request.piece)
 
     def _request_due(self, request: Request, now: float) -> Iterator[Command]:
-        if request.id not in self._requests:
+        if request not in self._requests:
             return
         if request.deadline <= now:
-            self._close(request.id)
-            yield Cancel(request.id)
+            yield from self._cancel([request])
             self._give_up(request, Fault.STALLED, now)
             return
         again = max(now + MIN_HEDGE_S, request.hedge_at)
         self._deadlines.add(min(request.deadline, again), request)
-        hedged = len(self._by_piece[request.piece]) > 1
-        if request.hedge_at <= now and not hedged and self._hedges < MAX_HEDGES:
-            tried = self._tried.setdefault(request.piece, set())
-            tried.add(request.peer)
-            peer, _ = self._choose(request.piece, tried, now)
+        is_hedged = len(self._requests.of(request.piece)) > 1
+        hedges = len(self._requests) - self._requests.pieces
+        if request.hedge_at <= now and not is_hedged and hedges < MAX_HEDGES:
+            self._tried.setdefault(request.piece, set()).add(request.peer)
+            peer, final = self._choose(request.piece, now)
             if peer is not None and (request.begun_at is not None or not self._is_scarce(peer)):
-                asked = list(self._ask(request.piece, now))
-                self._hedges += len(asked)
-                yield from asked
+                if peer != ORIGIN:
+                    yield from self._send_ahead(request.piece)
+                yield self._request(request.piece, peer, final, now)
 
-    def _close(self, request_id: int) -> Request | None:
-        request = self._requests.get(request_id)
-        if request is None:
-            return None
-        same = self._by_piece[request.piece]
-        same.remove(request)
-        if not same:
-            del self._by_piece[request.piece]
-        else:
-            self._hedges = max(0, self._hedges - 1)
-        self._forget(request)
-        return request
-
-    def _forget(self, request: Request) -> None:
-        del self._requests[request.id]
+    def _cancel(self, requests: Iterable[Request]) -> Iterator[Command]:
+        for request in requests:
+            self._requests.close(request.id)
+            yield Cancel(request.id)
 
     def _advance_frontier(self) -> None:
         missing = self._have.find(0, self._frontier)
         self._frontier = self.pieces.count if missing < 0 else missing
 
+    # -- an origin, and who is fed
+
+    def _run_of(self, piece: int) -> range:
+        start = piece - piece % self._run
+        return range(start, min(start + self._run, self.pieces.count))
+
+    def _at_origin(self, run: range) -> list[Request]:
+        """What it is asked for of a run."""
+        requests = chain.from_iterable(self._requests.of(piece) for piece in run)
+        return [request for request in requests if request.peer == ORIGIN]
+
+    def _push_back(self, piece: int, until: float) -> None:
+        """The pieces of a run come one after the other: while they do, none of them is late."""
+        for request in self._at_origin(self._run_of(piece)):
+            if request.begun_at is None:
+                request.deadline = request.hedge_at = until + SLACK_S
+
+    def _hand_over(self, now: float) -> Iterator[Command]:
+        """Leave runs that an origin has not begun to send to those who are their roots now."""
+        numbers = {r.piece // self._run for r in self._requests if r.peer == ORIGIN}
+        for number in sorted(numbers):
+            run = self._run_of(number * self._run)
+            asked = self._at_origin(run)
+            if any(self._have[p] for p in run) or any(r.begun_at is not None for r in asked):
+                continue
+            if self._choose(asked[0].piece, now)[0] not in (None, ORIGIN):
+                yield from self._cancel(asked)
+                for request in asked:
+                    self._reopen(request.piece)
+
+    def _is_cut_off(self, piece: int, now: float) -> bool:
+        """Whether there is nobody to be asked but an origin, and it does not answer this node. Once
+        says nothing: to send all away who wait here costs a copy for some of them.
+        """
+        if ORIGIN not in self._view.entries or piece not in self._resting:
+            return False
+        origin = self._peers[ORIGIN]
+        return origin.faults > 1 and origin.avoid_until > now
+
+    def _is_patient(self, request: Request, now: float) -> bool:
+        """Whether who said "not yet" is to be asked again: it still waits for what is slow."""
+        if not self._view.is_cold or now < request.deadline - SLACK_S:
+            return False
+        since = self._waiting_since.setdefault(request.piece, request.asked_at)
+        return now < since + COLD_PATIENCE_S
+
     # -- answering
+
+    def _may_hold(self, asked: Asked, now: float) -> bool:
+        """Only for whom this node will never wait, or while it waits for nobody in the mesh."""
+        if self._fed:
+            return True
+        piece = asked.piece
+        if self.slot < 0 or self._is_cut_off(piece, now):
+            return False
+        if not self._is_behind(asked):
+            return True
+        requests = self._requests.of(piece)
+        if requests:
+            return all(request.peer == ORIGIN for request in requests)
+        return next(self._view.path(piece, self.me), None) == ORIGIN
+
+    def _is_behind(self, asked: Asked) -> bool:
+        """Whether this node comes after the other in the order of the piece."""
+        mine = key(asked.piece, self.slot, self.me)
+        return mine >= key(asked.piece, asked.slot, asked.peer)
+
+    def _send_ahead(self, piece: int) -> Iterator[Command]:
+        """Have nobody wait here that this node may come to wait for: it asks in the mesh now."""
+        return self._refuse([h for h in self._held.of(piece) if h.is_ahead], Fault.NOT_YET)
 
     def _serve(self, ticket: int, piece: int, final: bool) -> Command:
         if self._uplink.is_full() or (not final and self._uplink.is_busy()):
             return Refuse(ticket, Fault.BUSY)
         return Send(ticket, piece)
 
-    def _release(self, ticket: int) -> None:
-        held = self._held.pop(ticket, None)
-        if held is not None:
-            same = self._held_by_piece[held.piece]
-            same.remove(held)
-            if not same:
-                del self._held_by_piece[held.piece]
+    def _refuse(self, questions: Iterable[Held], fault: Fault) -> Iterator[Command]:
+        for held in questions:
+            self._held.remove(held.ticket)
+            yield Refuse(held.ticket, fault)
 
 
 def _smoothed(mean: float, sample: float) -> float:

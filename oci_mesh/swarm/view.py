@@ -15,12 +15,19 @@ in turn, below all seeds: no zone's own.
 
 Whoever a node is told to ask comes before it in that one order, or has the piece (invariant I1):
 the key is a fact about a node, not of a view, so nodes with different views never wait in a ring.
+
+While no node has the blob, a seed may be the `ORIGIN`, which is outside of the mesh, or a node that
+is `fed` from outside. An origin is asked for a run of pieces at a time: the first in the order of
+the run (p above being its number) is raised to be the root of all its trees, which differ below.
+A root that asks an origin waits for nobody in the mesh, so whoever it is told by the order to ask
+may have to wait for it.
+
 A view is immutable and may be shared; to look somebody up costs O(log n), whatever n is.
 """
 
 from bisect import bisect_left
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -32,6 +39,10 @@ FANOUT: Final = 2
 _BITS: Final = 32
 _ONE: Final = 1 << _BITS
 _GOLDEN: Final = 0x9E3779B9  # 2**32 / φ, Knuth's multiplicative constant
+
+
+# The id of who is outside of the mesh and has it all, in a view. No node has it.
+ORIGIN: Final = ""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -47,6 +58,15 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     """It has all pieces before this one; asked for in order, so it mostly has no others."""
     complete: bool = False
     """It has all of the blob, verified."""
+    fed: bool = False
+    """Its pieces come from outside of the swarm, in order: it is asked like one that has it all,
+    and asks nobody.
+    """
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether it is at the top of all trees, and in none of them."""
+        return self.complete or self.fed
 
 
 def van_der_corput(slot: int) -> int:
@@ -70,23 +90,56 @@ class _Ring:
         self.nodes = [node for _, node in placed]
         self.index = {node: i for i, node in enumerate(self.nodes)}
 
-    def first(self, piece: int) -> int:
-        """The index of the first in the order of `piece`; from there it goes round."""
-        return bisect_left(self.positions, -piece * _GOLDEN % _ONE) % len(self.nodes)
+    def order(self, piece: int, root: str = "") -> "_Order":
+        """Theirs for a piece; `root` stands first, if it is one of them."""
+        first = bisect_left(self.positions, -piece * _GOLDEN % _ONE) % len(self.nodes)
+        at = self.index.get(root)
+        raised = 0 if at is None else (at - first) % len(self.nodes)
+        return _Order(self, piece, first, raised, is_led=at is not None)
 
-    def at(self, first: int, rank: int) -> str:
-        return self.nodes[(first + rank) % len(self.nodes)]
+
+class _Order(NamedTuple):
+    """The nodes of a ring in the order of a piece: from index `start` on round it, but the one of
+    rank `raised` stands first.
+    """
+
+    ring: _Ring
+    piece: int
+    start: int
+    raised: int
+    is_led: bool
+
+    def rank(self, node_id: str) -> int:
+        rank = (self.ring.index[node_id] - self.start) % len(self.ring.nodes)
+        if rank == self.raised:
+            return 0
+        return rank + 1 if rank < self.raised else rank
+
+    def at(self, rank: int) -> str:
+        if rank <= self.raised:
+            rank = rank - 1 if rank else self.raised
+        return self.ring.nodes[(self.start + rank) % len(self.ring.nodes)]
+
+    @property
+    def first(self) -> tuple[int, str]:
+        """Who stands first, with its key; a root comes before all."""
+        i = (self.start + self.raised) % len(self.ring.nodes)
+        turned = (self.ring.positions[i] + self.piece * _GOLDEN) % _ONE
+        return -1 if self.is_led else turned, self.ring.nodes[i]
 
 
 class View:
-    """Who is in the swarm of one blob, as somebody knows it."""
+    """Who is in the swarm of one blob, as somebody knows it. `run`: so many pieces in a row
+    are asked of an origin together.
+    """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry], run: int = 1) -> None:
+        self.run = run
         self.entries = {e.id: e for e in entries}
         wanting: dict[str, list[Entry]] = {}
         self._seeds: dict[str, list[str]] = {}
         for entry in sorted(self.entries.values(), key=lambda e: e.id):
-            if entry.complete:
+            if entry.is_seed:
                 self._seeds.setdefault(entry.zone, []).append(entry.id)
             elif entry.slot >= 0:
                 wanting.setdefault(entry.zone, []).append(entry)
@@ -94,13 +147,14 @@ class View:
         self.seeds = [node for zone in sorted(self._seeds) for node in self._seeds[zone]]
         self.wanting = [node for ring in self._rings.values() for node in ring.nodes]
         self.advanced = [e for e in self.entries.values() if e.frontier > 0 and not e.complete]
+        self.is_cold = any(e.fed or e.id == ORIGIN for e in self.entries.values())
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def without(self, node_ids: Collection[str]) -> "View":
         """The same, but for some nodes."""
-        return View(e for e in self.entries.values() if e.id not in node_ids)
+        return View((e for e in self.entries.values() if e.id not in node_ids), self.run)
 
     def path(self, piece: int, node_id: str) -> Iterator[str]:
         """Whom `node_id` asks for a piece: its parent in the tree first, then whom to climb to, up
@@ -113,34 +167,38 @@ class View:
             return
         enough = len(self.seeds) >= len(self._rings)
         near = self._seeds.get(entry.zone, ()) if enough else ()
-        first = ring.first(piece)
-        rank = (ring.index[node_id] - first) % len(ring.nodes)
+        root = self._root(piece)
+        order = ring.order(piece, root)
+        rank = order.rank(node_id)
         roots = max(1, len(near))
         while rank >= roots:
             rank = (rank - roots) // FANOUT
-            yield ring.at(first, rank)
+            yield order.at(rank)
         if not near:
-            rank = yield from self._between_zones(piece, entry.zone)
-        yield from self._rotated(near, piece + rank)
-        yield from self._rotated([s for s in self.seeds if s not in near], piece + rank)
+            rank = yield from self._between_zones(piece, entry.zone, root)
+        turn = rank if root else piece + rank  # the origin is the first of the seeds
+        yield from self._rotated(near, turn)
+        yield from self._rotated([s for s in self.seeds if s not in near], turn)
 
-    def _between_zones(self, piece: int, zone: str) -> Generator[str, None, int]:
+    def _root(self, piece: int) -> str:
+        """Who asks the origin for a piece; nobody (empty) where there is no origin."""
+        if ORIGIN not in self.entries:
+            return ""
+        run = piece // self.run
+        return min(ring.order(run).first for ring in self._rings.values())[1]
+
+    def _between_zones(self, piece: int, zone: str, root: str) -> Generator[str, None, int]:
         """Whom the first of a zone asks before the seeds, if those are fewer than the zones; return
         its rank, or that of the one above it who asks a seed.
         """
-        leaders = sorted(self._leader(piece, other) for other in self._rings)
-        rank = leaders.index(self._leader(piece, zone))
+        first = {name: ring.order(piece, root).first for name, ring in self._rings.items()}
+        leaders = sorted(first.values())
+        rank = leaders.index(first[zone])
         roots = max(1, len(self.seeds))
         while rank >= roots:
             rank = (rank - roots) // FANOUT
             yield leaders[rank][1]
         return rank
-
-    def _leader(self, piece: int, zone: str) -> tuple[int, str]:
-        """The key of the first of a zone that wants the piece."""
-        ring = self._rings[zone]
-        i = ring.first(piece)
-        return (ring.positions[i] + piece * _GOLDEN) % _ONE, ring.nodes[i]
 
     @staticmethod
     def _rotated(nodes: Sequence[str], by: int) -> Iterator[str]:

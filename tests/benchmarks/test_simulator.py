@@ -14,12 +14,15 @@ from benchmarks.simulator.clock import Clock
 from benchmarks.simulator.network import Flow, Host, Network
 from benchmarks.simulator.outcome import Outcome
 from benchmarks.simulator.scenario import (
+    LEADER,
+    STRIPED,
     Scenario,
     cast,
     parse_rate,
     parse_size,
     parse_time,
 )
+from oci_mesh.swarm.pieces import RUN_BYTES
 
 RATE = 1000.0  # bytes per second, both ways
 LATENCY = 0.25
@@ -199,6 +202,49 @@ def test_lies_are_counted_and_cost_no_truth() -> None:
     assert outcome.counts["false pieces"] >= 1
 
 
+@pytest.mark.parametrize("kind", [STRIPED, LEADER])
+@pytest.mark.parametrize("origin_rate", [0.0, 2_000_000.0])
+def test_a_cold_pull_is_near_the_bound_and_takes_one_copy(kind: str, origin_rate: float) -> None:
+    """Also where the origin is slower than all else: then it is all that counts."""
+    layers = tuple(size * MB for size in (120, 80, 50, 30, 15, 5))
+    scenario = Scenario(nodes=8, blobs=layers, cold=kind, source_rate=origin_rate)
+    outcome = simulate(MESH, cast(scenario))
+    assert outcome.ratio is not None
+    assert outcome.ratio <= 1.10
+    assert 1 <= outcome.source_copies <= 1.02
+
+
+COLD_FAULTS: dict[str, dict[str, object]] = {
+    "slow": {"slow": 0.34},
+    "dead": {"kill": 0.34},
+    "dead and silent": {"kill": 0.34, "silent": True},
+    "lost": {"lose": 0.05},
+    "apart": {"spread": 1.0},
+    "late": {"late": 1},
+    "zones": {"zones": 2},
+    "outdated": {"stale": 0.5},
+    "cut off": {"cut_off": 0.34},
+    "refused": {"refuse": 0.2},
+}
+
+
+@pytest.mark.parametrize("kind", [STRIPED, LEADER])
+@pytest.mark.parametrize("fault", COLD_FAULTS)
+def test_whatever_goes_wrong_a_cold_pull_ends_with_few_copies(kind: str, fault: str) -> None:
+    """Six nodes without us would take six."""
+    if kind == LEADER and fault == "cut off":
+        pytest.skip("a leader that cannot read it lets another lead: the driver, not the core")
+    outcome = run(MESH, cold=kind, **COLD_FAULTS[fault])
+    assert None not in outcome.seconds
+    assert outcome.source_copies <= 2.5
+
+
+def test_the_origin_is_asked_for_megabytes() -> None:
+    """A request for each run of pieces, and hardly one more."""
+    outcome = run(MESH, cold=STRIPED)
+    assert outcome.counts["asked of the origin"] <= 1.2 * 9 * MB / RUN_BYTES + 2
+
+
 @pytest.mark.parametrize("nodes", [8, 16])
 def test_the_shipped_scheduler_is_near_the_bound(nodes: int) -> None:
     """What is asked of it among real nodes, too: an image in six layers, three at a time."""
@@ -252,7 +298,14 @@ def test_the_files_say_what_was_run(tmp_path: Path) -> None:
     assert ET.parse(picture).getroot().tag.endswith("svg")
 
 
-@pytest.mark.parametrize("wrong", [["--against", "carrier-pigeon"], ["--blob", "1 heap"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--against", "carrier-pigeon"],
+        ["--blob", "1 heap"],
+        ["--cold", "striped", "--liars", "0.1"],
+    ],
+)
 def test_what_is_not_understood_is_said(wrong: list[str]) -> None:
     """In one line."""
     with pytest.raises(SystemExit, match=wrong[1]):

@@ -21,6 +21,8 @@ from oci_mesh.swarm.events import (
     Ended,
     Event,
     Failed,
+    Fed,
+    Feed,
     Refuse,
     Send,
     Tick,
@@ -29,7 +31,7 @@ from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.pieces import PieceMap
 from oci_mesh.swarm.swarm import MAX_WAIT_S, PIECE_S, SLACK_S, Swarm
 from oci_mesh.swarm.uplink import Uplink
-from oci_mesh.swarm.view import Entry, View, key
+from oci_mesh.swarm.view import ORIGIN, Entry, View, key
 from oci_mesh.swarm.window import Window
 
 # Nothing is ever sent so often at a time: no node is busy.
@@ -51,6 +53,14 @@ class Call:
 
 
 @dataclass(eq=False)
+class Reading:
+    """What one node asked an origin for in one go, and is still to come."""
+
+    reader: "Host"
+    asks: list[Ask]
+
+
+@dataclass(eq=False)
 class Host:
     """A node. With a `fault` it does that to all who ask, and fetches nothing itself."""
 
@@ -61,6 +71,7 @@ class Host:
     alive: bool = True
     ended: bool = False
     asked: dict[int, Call] = field(default_factory=dict)
+    reading: dict[int, Reading] = field(default_factory=dict)
     held: dict[int, Call] = field(default_factory=dict)
     sending: set[Call] = field(default_factory=set)
     sent: Counter[int] = field(default_factory=Counter)
@@ -76,22 +87,37 @@ class Host:
         """The truth about it."""
         swarm = self.swarm
         return Entry(
-            swarm.me, swarm.me, swarm.slot, self.zone, swarm.frontier, complete=swarm.complete
+            swarm.me,
+            swarm.me,
+            swarm.slot,
+            self.zone,
+            swarm.frontier,
+            complete=swarm.complete,
+            fed=swarm.fed,
         )
 
 
 class Fleet:
-    """`pace`: about the seconds that a message takes; `loss`: the share of them that is lost."""
+    """`pace`: about the seconds that a message takes; `loss`: the share of them that is lost;
+    `run`: pieces that are asked of an origin together.
+    """
 
-    def __init__(self, random: Random, pieces: int, *, pace: float = 0.0, loss: float = 0.0):
+    def __init__(
+        self, random: Random, pieces: int, *, pace: float = 0.0, loss: float = 0.0, run: int = 1
+    ):
         self.random = random
         self.pieces = pieces_of(pieces)
         self.pace = pace
         self.loss = loss
+        self.run_length = run
         self.now = 0.0
         self.hosts: dict[str, Host] = {}
         self.asks = 0
         self.withdrawn = 0
+        self.origin_fails = 0.0
+        """Such a share of what an origin is to send it does not."""
+        self.origin_sent: Counter[int] = Counter()
+        self.readings = 0
         self._bag: list[Callable[[], None]] = []
 
     # -- who is there
@@ -108,7 +134,7 @@ class Fleet:
     ) -> Host:
         """A further node, that knows nobody yet."""
         uplink = Uplink(sends)
-        swarm = Swarm(name, slot, self.pieces, uplink, Window(), have)
+        swarm = Swarm(name, slot, self.pieces, uplink, Window(), have, self.run_length)
         host = self.hosts[name] = Host(swarm, uplink, fault, zone)
         return host
 
@@ -126,9 +152,9 @@ class Fleet:
         """Whether they have."""
         return all(host.swarm.complete for host in self.wanting)
 
-    def truth(self) -> View:
+    def truth(self, *others: Entry) -> View:
         """What all would see, were there no delays."""
-        return View(host.entry for host in self.hosts.values())
+        return View([*(host.entry for host in self.hosts.values()), *others], self.run_length)
 
     # -- what happens
 
@@ -140,10 +166,17 @@ class Fleet:
         """Have something happen to a node now, and do what its swarm says."""
         if not host.alive or host.fault is not None:
             return
-        for command in host.swarm.handle(event, self.now):
+        commands = host.swarm.handle(event, self.now)
+        for command in commands:
             self._do(host, command)
+        self._read(host, [c for c in commands if isinstance(c, Ask) and c.peer == ORIGIN])
         host.ended = host.ended or isinstance(event, Ended)
         self._check(host, ticked=isinstance(event, Tick))
+
+    def feed(self, host: Host) -> None:
+        """It reads all that it has not, and passes it on."""
+        self.handle(host, Feed())
+        self._post(partial(self._feed_next, host))
 
     def kill(self, host: Host, *, silently: bool = False) -> None:
         """It is gone, and its connections are cut (`silently`: nobody is told)."""
@@ -190,7 +223,10 @@ class Fleet:
     def _do(self, host: Host, command: Command) -> None:
         match command:
             case Ask():
-                self._ask(host, command)
+                if command.peer != ORIGIN:
+                    self._ask(host, command)
+            case Cancel() if command.request in host.reading:
+                del host.reading[command.request]
             case Cancel():
                 call = host.asked.pop(command.request)
                 call.is_open = False
@@ -247,6 +283,54 @@ class Fleet:
             host.sending.remove(call)
             self._begin(host.uplink.finished(call, self.now, sent=False))
 
+    # -- an origin
+
+    def _read(self, host: Host, asks: list[Ask]) -> None:
+        """Pieces of a run, in a row, are one request."""
+        rows: list[list[Ask]] = []
+        for ask in asks:
+            assert not host.swarm.has(ask.piece), "it asks for what it has"
+            if not rows or rows[-1][-1].piece != ask.piece - 1 or not ask.piece % self.run_length:
+                rows.append([])
+            rows[-1].append(ask)
+        for row in rows:
+            self.readings += 1
+            reading = Reading(host, row)
+            host.reading |= {ask.request: reading for ask in row}
+            self._post(partial(self._read_on, reading))
+
+    def _read_on(self, reading: Reading) -> None:
+        """The next piece begins, or none will any more."""
+        host = reading.reader
+        asks = reading.asks = [a for a in reading.asks if a.request in host.reading]
+        if not asks or not host.alive:
+            return
+        if self.random.random() < self.origin_fails:
+            fault = self.random.choice([Fault.GONE, Fault.BUSY, Fault.STALLED])
+            for ask in asks:
+                if host.reading.pop(ask.request, None) is not None:
+                    self.handle(host, Failed(ask.request, fault))
+            return
+        self.handle(host, Begun(asks[0].request))
+        self._post(partial(self._have_read, reading))
+
+    def _have_read(self, reading: Reading) -> None:
+        ask, host = reading.asks.pop(0), reading.reader
+        self.origin_sent[ask.piece] += 1
+        self._post(partial(self._read_on, reading))
+        if host.reading.pop(ask.request, None) is not None and host.alive:
+            self.handle(host, Completed(ask.request))
+
+    def _feed_next(self, host: Host) -> None:
+        if host.alive and host.swarm.fed and not host.swarm.complete:
+            if self.random.random() < self.origin_fails:
+                self.handle(host, Feed(on=False))
+                return
+            piece = host.swarm.frontier
+            self.origin_sent[piece] += 1
+            self.handle(host, Fed(piece))
+            self._post(partial(self._feed_next, host))
+
     # -- answers
 
     def _begin(self, calls: Iterable[object]) -> None:
@@ -295,11 +379,12 @@ class Fleet:
 
     def _check(self, host: Host, *, ticked: bool) -> None:
         swarm = host.swarm
-        assert swarm.in_flight == len(host.asked)
+        assert swarm.in_flight == len(host.asked) + len(host.reading)
+        assert not (swarm.fed and swarm.in_flight), "it is fed, and asks"
         assert swarm.missing == sum(not swarm.has(p) for p in range(self.pieces.count))
         assert all(swarm.has(piece) for piece in range(swarm.frontier))
         assert swarm.complete or not swarm.has(swarm.frontier)
-        if host.asked or host.held or not (swarm.complete or host.ended):
+        if host.asked or host.held or not (swarm.complete or host.ended or swarm.fed):
             assert swarm.next_deadline() is not None, "something may wait for ever"
         if ticked:
             assert all(self._in_time(call) for call in host.asked.values())
@@ -317,9 +402,11 @@ class Fleet:
         piece, above = call.ask.piece, call.target.swarm
         below = call.asker.swarm
         assert not above.has(piece), "it keeps somebody waiting for what it has"
-        assert key(piece, above.slot, above.me) < key(piece, below.slot, below.me)
+        if key(piece, above.slot, above.me) >= key(piece, below.slot, below.me):
+            asked = self.hosts[above.me].asked.values()
+            assert all(c.ask.piece != piece for c in asked), "it may wait for who waits for it"
         seen: set[str] = set()
-        to_see = [above.me]
+        to_see = [above.me] if call.is_open else []  # it hung up, and that is not known here yet
         while to_see:
             name = to_see.pop()
             assert name != below.me, "they wait for each other"

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from oci_mesh.swarm.events import Ended, Tick, Viewed, Wanted
+from oci_mesh.swarm.events import Ended, Feed, Tick, Viewed, Wanted
 from oci_mesh.swarm.peers import Fault
-from oci_mesh.swarm.view import Entry, View
+from oci_mesh.swarm.view import ORIGIN, Entry, View
 from tests.swarm.fleet import Fleet, Host
 
 # A seed for chance does not shrink to anything simpler.
@@ -30,7 +30,10 @@ PACES = st.sampled_from([0.0, 0.1, 2.0])
 MANY_STEPS = 60_000
 
 
-def any_view(fleet: Fleet, *always: Host) -> View:
+OUTSIDE = Entry(ORIGIN, "", complete=True)
+
+
+def any_view(fleet: Fleet, *always: Host, origin: bool = False) -> View:
     """Some of the nodes, with what may be true or not; and the truth about some."""
     random, count = fleet.random, fleet.pieces.count
     entries = []
@@ -45,20 +48,24 @@ def any_view(fleet: Fleet, *always: Host) -> View:
             random.choice([true.zone, "", "a", "b"]),
             random.choice([true.frontier, random.randrange(2 * count)]),
             random.choice([true.complete, random.random() < 0.3]),
+            random.choice([true.fed, true.fed, random.random() < 0.3]),
         )
         entries.append(believed)
+    if origin:
+        entries.append(OUTSIDE)
     return View(
         [
             *(e for e in entries if e.id not in {h.name for h in always}),
             *(host.entry for host in always),
-        ]
+        ],
+        random.randrange(1, 5),
     )
 
 
 def any_fleet(seed: int, nodes: int, pieces: int, pace: float, loss: float = 0.0) -> Fleet:
     """Nodes with any slots (some the same), in any zones, that begin with any pieces."""
     random = Random(seed)
-    fleet = Fleet(random, pieces, pace=pace, loss=loss)
+    fleet = Fleet(random, pieces, pace=pace, loss=loss, run=random.randrange(1, 5))
     count = fleet.pieces.count
     for i in range(nodes):
         fleet.add(
@@ -89,6 +96,26 @@ class TestNobodyWaitsInARing:
                     fleet.tell(host, Viewed(any_view(fleet)))
             fleet.run(80)
         assert fleet.asks or nodes < 4
+
+    @settings(max_examples=60, deadline=None, phases=PHASES)
+    @given(SEEDS, st.integers(2, 9), st.integers(1, 20), PACES, st.sampled_from([0.0, 0.1, 0.6]))
+    def test_with_an_origin_that_some_believe_in_and_nodes_that_are_fed(
+        self, seed: int, nodes: int, pieces: int, pace: float, fails: float
+    ) -> None:
+        """Views differ in how many pieces are a run, too; who is fed may be so no longer."""
+        fleet = any_fleet(seed, nodes, pieces, pace)
+        fleet.origin_fails = fails
+        for _ in range(12):
+            for host in list(fleet.hosts.values()):
+                if fleet.random.random() < 0.5:
+                    origin = fleet.random.random() < 0.6
+                    fleet.tell(host, Viewed(any_view(fleet, origin=origin)))
+                if fleet.random.random() < 0.1:
+                    fleet.feed(host)
+                elif fleet.random.random() < 0.1:
+                    fleet.tell(host, Feed(on=False))
+            fleet.run(40)
+        assert fleet.asks or fleet.readings or nodes < 4
 
     def test_somebody_does_wait(self) -> None:
         """Or the above says nothing."""
@@ -125,6 +152,59 @@ class TestTheSourcePaysOnce:
             assert sum(sent) >= 1  # a root that fell behind asks others than its seed
         received = sum(sum(host.sent.values()) for host in fleet.hosts.values())
         assert received == nodes * fleet.pieces.count, "something was sent twice"
+
+    @settings(max_examples=40, deadline=None, phases=PHASES)
+    @given(
+        SEEDS,
+        st.integers(1, 30),
+        st.integers(1, 60),
+        st.integers(1, 9),
+        st.lists(st.sampled_from(["", "a", "b"]), min_size=1, max_size=3),
+    )
+    def test_each_piece_leaves_an_origin_once_in_runs(
+        self, seed: int, nodes: int, pieces: int, run: int, zones: list[str]
+    ) -> None:
+        """A run is one request, whatever the window; and nothing is sent twice between nodes."""
+        random = Random(seed)
+        fleet = Fleet(random, pieces, run=run)
+        slots = random.sample(range(2 * nodes), nodes)
+        for i, slot in enumerate(slots):
+            fleet.add(f"n{i}", slot, zone=random.choice(zones))
+        view = fleet.truth(OUTSIDE)
+        for host in random.sample(fleet.wanting, nodes):
+            fleet.handle(host, Viewed(view))
+        fleet.flow()
+        assert fleet.done
+        count = fleet.pieces.count
+        assert [fleet.origin_sent[piece] for piece in range(count)] == [1] * count
+        assert fleet.readings == -(-count // run)
+        received = sum(sum(host.sent.values()) for host in fleet.hosts.values())
+        assert received == (nodes - 1) * count
+
+    @settings(max_examples=25, deadline=None, phases=PHASES)
+    @given(SEEDS, st.integers(1, 30), st.integers(1, 40), st.booleans())
+    def test_each_piece_leaves_a_node_that_is_fed_once(
+        self, seed: int, nodes: int, pieces: int, early: bool
+    ) -> None:
+        """It asks nobody; whatever slot it has, others wait for it."""
+        random = Random(seed)
+        fleet = Fleet(random, pieces)
+        slots = random.sample(range(2 * nodes), nodes)
+        leader, *_ = [fleet.add(f"n{i}", slot) for i, slot in enumerate(slots)]
+        leader.swarm.handle(Feed(), 0.0)
+        view = fleet.truth()
+        if early:
+            fleet.feed(leader)
+        for host in random.sample(fleet.wanting, nodes):
+            fleet.handle(host, Viewed(view))
+        if not early:
+            fleet.flow()
+            fleet.feed(leader)
+        fleet.flow()
+        assert fleet.done
+        count = fleet.pieces.count
+        assert all(fleet.origin_sent[piece] == 1 for piece in range(count))
+        assert all(leader.sent[piece] == min(1, nodes - 1) for piece in range(count))
 
 
 class TestFairWork:
@@ -217,6 +297,74 @@ class TestAlwaysAnExit:
                 break
         assert fleet.done
 
+    @settings(max_examples=40, deadline=None, phases=PHASES)
+    @given(
+        SEEDS,
+        st.integers(1, 7),
+        st.integers(1, 16),
+        PACES,
+        st.sampled_from([0.0, 0.1]),
+        st.sampled_from([0.0, 0.1, 0.5]),
+        FAULTS,
+        st.integers(0, 2),
+    )
+    def test_an_origin_that_fails_now_and_then_is_enough(
+        self,
+        seed: int,
+        nodes: int,
+        pieces: int,
+        pace: float,
+        loss: float,
+        fails: float,
+        faults: list[Fault],
+        deaths: int,
+    ) -> None:
+        """With no seed, and all that may go wrong besides."""
+        fleet = any_fleet(seed, nodes, pieces, pace, loss)
+        random, fleet.origin_fails = fleet.random, fails
+        for i, fault in enumerate(faults):
+            fleet.add(f"f{i}", random.randrange(-1, 8), fault=fault)
+        for _ in range(4):
+            for host in fleet.wanting:
+                if random.random() < 0.7:
+                    fleet.tell(host, Viewed(any_view(fleet, origin=random.random() < 0.7)))
+            fleet.run(random.randrange(1, 120))
+            if deaths and len(fleet.wanting) > 1:
+                deaths -= 1
+                fleet.kill(random.choice(fleet.wanting), silently=random.random() < 0.5)
+        for _ in range(20):
+            for host in fleet.wanting:
+                fleet.tell(host, Viewed(any_view(fleet, origin=True)))
+            fleet.run(MANY_STEPS // 20)
+        assert fleet.done
+        for host in fleet.wanting:
+            assert_nothing_is_left(fleet, host)
+
+    @settings(max_examples=25, deadline=None, phases=PHASES)
+    @given(SEEDS, st.integers(2, 9), st.integers(1, 24), PACES, st.booleans())
+    def test_when_a_leader_is_gone_the_next_one_leads(
+        self, seed: int, nodes: int, pieces: int, pace: float, silently: bool
+    ) -> None:
+        """The first dies, the second cannot go on, the last one reads the rest."""
+        random = Random(seed)
+        fleet = Fleet(random, pieces, pace=pace)
+        hosts = [fleet.add(f"n{i}", i) for i in range(nodes)]
+
+        def run(leader: Host, steps: int) -> None:
+            fleet.feed(leader)
+            for _ in range(10):
+                for host in fleet.wanting:
+                    fleet.tell(host, Viewed(fleet.truth()))
+                fleet.run(steps)
+
+        run(hosts[0], random.randrange(10))
+        fleet.kill(hosts[0], silently=silently)
+        if nodes > 2:
+            run(hosts[1], random.randrange(10))
+            fleet.handle(hosts[1], Feed(on=False))
+        run(hosts[-1], MANY_STEPS // 10)
+        assert fleet.done
+
     @settings(max_examples=30, deadline=None, phases=PHASES)
     @given(SEEDS, st.integers(1, 6), st.integers(1, 12), st.integers(0, 300))
     def test_whoever_stops_leaves_nothing_behind(
@@ -249,7 +397,9 @@ def assert_nothing_is_left(fleet: Fleet, host: Host) -> None:
         assert swarm.handle(Tick(), now) == []
     assert swarm.in_flight == 0
     assert not host.held
-    assert (swarm._requests, swarm._by_piece, swarm._held, swarm._held_by_piece) == ({},) * 4
-    assert swarm._hedges == 0
+    assert not swarm._requests._by_piece
+    assert not swarm._held._by_ticket
+    assert not swarm._held._by_piece
     if swarm.complete:
         assert not swarm._tried
+        assert not swarm._waiting_since

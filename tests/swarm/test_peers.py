@@ -5,6 +5,7 @@
 import pytest
 
 from oci_mesh.swarm.peers import SLOW_AVOID_S, SLOW_TIMES, Fault, Peers, Reserve
+from oci_mesh.swarm.view import ORIGIN
 
 RESTS = [Fault.BUSY, Fault.MISSING, Fault.GONE, Fault.STALLED]
 
@@ -110,3 +111,42 @@ def test_a_frontier_never_goes_back() -> None:
     peers.advance("p", 3)
     peers.advance("q", 5)
     assert (peers["p"].frontier, peers["q"].frontier, peers.max_frontier) == (7, 5, 7)
+
+
+class TestOrigin:
+    """An origin outside of the mesh."""
+
+    @pytest.mark.parametrize("fault", RESTS)
+    def test_it_is_left_alone_for_a_while_and_no_longer(self, fault: Fault) -> None:
+        """Also if it is busy; and it stays in the trees."""
+        peers, now, rests = Peers(), 100.0, []
+        for _ in range(10):
+            peers.failed(ORIGIN, fault, now)
+            assert peers.reserve(ORIGIN, now) is Reserve.NEVER
+            assert not peers.left_out
+            start = now
+            while peers.reserve(ORIGIN, now) is not Reserve.NONE:
+                now += 0.25
+            rests.append(now - start)
+        assert rests == sorted(rests)
+        assert 0 < rests[0] < rests[2] < rests[-1] <= 64
+
+    def test_requests_that_fail_together_count_once(self) -> None:
+        """Those of a run do."""
+        peers = Peers()
+        for _ in range(9):
+            peers.failed(ORIGIN, Fault.GONE, 0.0)
+        once = Peers()
+        once.failed(ORIGIN, Fault.GONE, 0.0)
+        assert peers[ORIGIN].avoid_until == once[ORIGIN].avoid_until
+
+    def test_how_fast_it_is_says_nothing_of_nodes(self) -> None:
+        """It is slow for all, and there is no other; what is usual among nodes stays so."""
+        peers = Peers()
+        for i in range(20):
+            peers.succeeded("n", 1000, 1.0, float(i))
+            peers.succeeded(ORIGIN, 1000, 100.0 * SLOW_TIMES, float(i))
+        assert peers.reserve(ORIGIN, 20.0) is Reserve.NONE
+        for i in range(5):
+            peers.succeeded("slow", 1000, 3 * SLOW_TIMES, 20.0 + i)
+        assert peers.reserve("slow", 24.0) is Reserve.SLOW

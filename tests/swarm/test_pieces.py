@@ -10,9 +10,11 @@ from oci_mesh.swarm.pieces import (
     MAX_PIECE_BYTES,
     MAX_PIECES,
     MIN_PIECE_BYTES,
+    RUN_BYTES,
     SMALL_BYTES,
     PieceMap,
     piece_size,
+    run_length,
 )
 
 SIZES = st.integers(0, 2**40) | st.integers(0, 64).map(lambda i: (i - 1) * MIN_PIECE_BYTES + i)
@@ -68,3 +70,12 @@ def test_a_larger_blob_has_no_smaller_pieces(a: int, b: int) -> None:
 def test_a_small_blob_is_one_piece(size: int) -> None:
     assert PieceMap(size).count == 1
     assert PieceMap(size).span(0) == (0, size)
+
+
+@given(SIZES)
+def test_a_run_is_megabytes_or_one_piece(size: int) -> None:
+    """Whatever the pieces are; never none."""
+    pieces = PieceMap(size)
+    assert run_length(pieces) >= 1
+    length = run_length(pieces) * pieces.piece_size
+    assert length == max(RUN_BYTES, pieces.piece_size)

@@ -144,6 +144,7 @@ class TestNews:
             Entry("a", "a:1", 0, "zone"),
             Entry("a", "a:1", 3),
             Entry("a", "a:1", complete=True),
+            Entry("a", "a:1", 0, fed=True),
         ],
     )
     def test_everything_else_is_news(self, change: Entry) -> None:

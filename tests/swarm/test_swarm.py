@@ -18,6 +18,8 @@ from oci_mesh.swarm.events import (
     Ended,
     Event,
     Failed,
+    Fed,
+    Feed,
     Refuse,
     Send,
     Tick,
@@ -26,6 +28,7 @@ from oci_mesh.swarm.events import (
 )
 from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.swarm import (
+    COLD_PATIENCE_S,
     FIRST_WINDOW,
     GROWTH,
     HEDGE,
@@ -42,7 +45,7 @@ from oci_mesh.swarm.swarm import (
     Swarm,
 )
 from oci_mesh.swarm.uplink import MAX_QUEUE, MIN_QUEUE, Uplink
-from oci_mesh.swarm.view import Entry, View, key
+from oci_mesh.swarm.view import ORIGIN, Entry, View, key
 from oci_mesh.swarm.window import Window
 from tests.swarm.fleet import pieces_of
 
@@ -54,11 +57,14 @@ ME = Entry("me", "", 0)
 class Node:
     """A swarm, with the time, and what it asked for and was not answered."""
 
-    def __init__(self, *others: Entry, have: Iterable[int] = (), pieces: int = PIECES) -> None:
+    def __init__(
+        self, *others: Entry, have: Iterable[int] = (), pieces: int = PIECES, run: int = 1
+    ) -> None:
         self.now = 100.0
+        self.run = run
         self.uplink = Uplink()
         self.window = Window()
-        self.swarm = Swarm("me", 0, pieces_of(pieces), self.uplink, self.window, have)
+        self.swarm = Swarm("me", 0, pieces_of(pieces), self.uplink, self.window, have, run)
         self.open: dict[int, Ask] = {}
         self.others = others
 
@@ -73,7 +79,7 @@ class Node:
         return commands
 
     def join(self) -> list[Ask]:
-        return asks(self.tell(Viewed(View([ME, *self.others]))))
+        return asks(self.tell(Viewed(View([ME, *self.others], self.run))))
 
     def complete(self, ask: Ask, frontier: int = 0, after_s: float = 0.0) -> list[Command]:
         del self.open[ask.request]
@@ -538,6 +544,260 @@ class TestAnswering:
     @pytest.mark.parametrize("piece", [-1, pieces_of(PIECES).count, 10**9])
     def test_there_is_no_such_piece(self, piece: int) -> None:
         assert Node().tell(Asked(1, piece, "n", 1, 1.0)) == [Refuse(1, Fault.MISSING)]
+
+
+OUTSIDE = Entry(ORIGIN, "", complete=True)
+RUN = 8
+
+
+class TestOrigin:
+    """While no node has it."""
+
+    def rooted(self, others: Iterable[Entry], me: bool, start: int = 0) -> int:
+        """The first piece of a run of which `me` is the root, or is not."""
+        view = View([OUTSIDE, ME, *others], RUN)
+        runs = range(start, PIECES, RUN)
+        return next(p for p in runs if (next(view.path(p, "me")) == ORIGIN) == me)
+
+    def others(self, count: int = 3) -> list[Entry]:
+        return [Entry(f"n{i}", "", i) for i in range(1, count + 1)]
+
+    def test_a_run_is_asked_for_at_once_and_in_order(self) -> None:
+        """Beyond the first window; and then no more than the window."""
+        node = Node(OUTSIDE, run=RUN)
+        assert [(ask.peer, ask.piece) for ask in node.join()] == [(ORIGIN, p) for p in range(RUN)]
+
+    def test_what_is_here_of_it_is_left_out(self) -> None:
+        node = Node(OUTSIDE, run=RUN, have=[2, 3, 7])
+        assert [ask.piece for ask in node.join()] == [0, 1, 4, 5, 6]
+
+    def test_a_client_that_waits_has_its_run_asked_for_from_the_start(self) -> None:
+        node = Node(OUTSIDE, run=RUN)
+        node.join()
+        node.tell(Wanted(205, 208))
+        pieces = []
+        while 208 not in pieces:
+            pieces += [a.piece for a in asks(node.complete(next(iter(node.open.values()))))]
+        assert pieces[: 2 * RUN] == list(range(200, 216))
+
+    def test_who_is_no_root_asks_others(self) -> None:
+        others = self.others()
+        first = self.rooted(others, False)
+        node = Node(OUTSIDE, *others, run=RUN, have=range(first))
+        assert ORIGIN not in {ask.peer for ask in node.join()}
+
+    def test_a_root_keeps_anybody_waiting(self) -> None:
+        """It waits for nobody in the mesh; also before it asks."""
+        others = self.others()
+        node = Node(OUTSIDE, *others, run=RUN)
+        node.join()
+        ticket = 0
+        for start in (self.rooted(others, True), self.rooted(others, True, 200)):
+            for piece in range(start, start + RUN):
+                for other in others:
+                    ticket += 1
+                    asked = Asked(ticket, piece, other.id, other.slot, 1.0)
+                    assert Refuse(ticket, Fault.NOT_YET) not in node.tell(asked)
+
+    @pytest.mark.parametrize("cancelled", [True, False])
+    def test_who_is_no_root_any_more_sends_away_whom_it_may_have_to_ask(
+        self, cancelled: bool
+    ) -> None:
+        """And withdraws what an origin has not begun to answer."""
+        late = self.others()
+        run = next(
+            start
+            for start in range(0, PIECES, RUN)
+            if self.rooted([], True, start) == start and self.rooted(late, False, start) == start
+        )
+        node = Node(OUTSIDE, run=RUN, have=range(run))
+        mine = [ask.request for ask in node.join()]
+        ahead = next(e for p in [run] for e in late if key(p, e.slot, e.id) < key(p, 0, "me"))
+        assert node.tell(Asked(1, run, ahead.id, ahead.slot, 5.0)) == []
+        if not cancelled:
+            node.tell(Begun(mine[0]))
+        node.others = (OUTSIDE, *late)
+        commands = node.tell(Viewed(View([ME, *node.others], RUN)))
+        assert ([Cancel(r) for r in mine] == commands[:RUN]) == cancelled
+        assert (Refuse(1, Fault.NOT_YET) in commands) == cancelled
+        assert (ORIGIN in {ask.peer for ask in node.open.values()}) != cancelled
+
+    def test_pieces_of_a_run_that_come_one_after_the_other_are_not_late(self) -> None:
+        """However slow each is, within what a piece may take."""
+        node = Node(OUTSIDE, run=RUN, pieces=RUN)
+        first = node.join()
+
+        def wait(seconds: float) -> None:
+            for _ in range(30):
+                assert node.tell(Tick(), seconds / 30) == []
+
+        for ask in first:
+            wait(0.9 * MIN_WAIT_S)
+            node.tell(Begun(ask.request))
+            wait(0.9 * PIECE_S)
+            assert node.complete(ask) == []
+        assert len(first) == RUN
+        assert node.swarm.has(RUN - 1)
+
+    def test_a_run_that_comes_to_a_halt_is_given_up(self) -> None:
+        node = Node(OUTSIDE, run=RUN, pieces=RUN)
+        first = node.join()
+        node.tell(Begun(first[0].request), 5.0)
+        node.complete(first[0], after_s=30.0)
+        began = node.now
+        assert node.until_due() == [Cancel(ask.request) for ask in first[1:]]
+        assert node.now == pytest.approx(began + MIN_WAIT_S + SLACK_S)
+
+    def test_a_run_that_does_not_begin_is_given_up_and_asked_for_again(self) -> None:
+        node = Node(OUTSIDE, run=RUN, pieces=RUN)
+        first = node.join()
+        began = node.now
+        cancelled = node.until_due()
+        assert [Cancel(ask.request) for ask in first] == cancelled
+        assert node.now == pytest.approx(began + MIN_WAIT_S + SLACK_S)
+        again = asks(node.until_due())
+        assert [ask.piece for ask in again] == [ask.piece for ask in first]
+
+    def test_how_slow_it_is_makes_nobody_wait_longer_elsewhere(self) -> None:
+        others = self.others()
+        mine = self.rooted(others, True)
+        node = Node(OUTSIDE, *others, run=RUN, have=range(mine))
+        for ask in node.join():
+            if ask.peer == ORIGIN:
+                node.tell(Begun(ask.request), 8.0)
+                node.complete(ask, after_s=8.0)
+        assert {ask.wait_s for ask in node.open.values()} == {MIN_WAIT_S}
+
+    @pytest.mark.parametrize("fault", [Fault.GONE, Fault.STALLED, Fault.MISSING])
+    def test_who_cannot_reach_it_keeps_nobody_waiting_for_it(self, fault: Fault) -> None:
+        """Others may reach it; they do not have to wait until a question times out."""
+        others = self.others()
+        mine = self.rooted(others, True)
+        rest = [p for p in range(pieces_of(PIECES).count) if p // RUN != mine // RUN]
+        node = Node(OUTSIDE, *others, run=RUN, have=rest)
+        node.join()
+        ticket = 0
+        for other in others:
+            ticket += 1
+            assert node.tell(Asked(ticket, mine, other.id, other.slot, 60.0)) == []
+        commands: list[Command] = []
+        for ask in [ask for ask in node.open.values() if ask.peer == ORIGIN]:
+            commands += node.fail(ask, fault)
+        while not any(ask.peer == ORIGIN for ask in node.open.values()):
+            commands += node.until_due()
+        assert not any(isinstance(c, Refuse) for c in commands), "once says nothing"
+        for ask in [ask for ask in node.open.values() if ask.peer == ORIGIN]:
+            commands += node.fail(ask, fault)
+        refused = [c for c in commands if isinstance(c, Refuse)]
+        assert refused == [Refuse(t, Fault.NOT_YET) for t in range(1, ticket + 1)]
+        assert node.tell(Asked(99, mine, "n1", 1, 9.0)) == [Refuse(99, Fault.NOT_YET)]
+
+    def test_while_it_is_busy_all_wait(self) -> None:
+        """It is so for others, too."""
+        others = self.others()
+        mine = self.rooted(others, True)
+        node = Node(OUTSIDE, *others, run=RUN, have=range(mine))
+        node.join()
+        assert node.tell(Asked(1, mine, "n1", 1, 9.0)) == []
+        for ask in [ask for ask in node.open.values() if ask.peer == ORIGIN]:
+            assert not any(isinstance(c, Refuse) for c in node.fail(ask, Fault.BUSY))
+        assert node.tell(Asked(2, mine, "n2", 2, 9.0)) == []
+
+    def test_it_is_asked_again_after_a_while(self) -> None:
+        node = Node(OUTSIDE, run=RUN)
+        for _ in range(3):
+            for ask in list(node.open.values()) or node.join():
+                node.fail(ask, Fault.GONE)
+            began = node.now
+            assert {ask.peer for ask in asks(node.until_due())} == {ORIGIN}
+            assert node.now >= began + 1.0
+
+    def test_who_still_waits_is_asked_again_and_not_the_origin(self) -> None:
+        """For long, but not for ever: it may never have it."""
+        others = self.others()
+        first = self.rooted(others, False)
+        node = Node(OUTSIDE, *others, run=RUN, have=range(first))
+        node.join()
+        began, peers = node.now, []
+        for _ in range(100):
+            ask = node.ask_of(first)
+            peers.append(ask.peer)
+            if ask.peer == ORIGIN:
+                break
+            node.now += ask.wait_s + 0.1
+            node.fail(ask, Fault.NOT_YET)
+            for hedge in [a for a in node.open.values() if a.piece == first][1:]:
+                node.fail(hedge, Fault.NOT_YET)
+        assert peers[0] == peers[1] == peers[2]
+        assert COLD_PATIENCE_S < node.now - began < 3 * COLD_PATIENCE_S
+
+    def test_whoever_says_at_once_that_it_will_not_have_it_is_not(self) -> None:
+        others = self.others()
+        first = self.rooted(others, False)
+        node = Node(OUTSIDE, *others, run=RUN, have=range(first))
+        node.join()
+        asked = []
+        while ORIGIN not in asked:
+            ask = node.ask_of(first)
+            assert ask.peer not in asked
+            asked.append(ask.peer)
+            node.fail(ask, Fault.NOT_YET)
+
+
+class TestFed:
+    """All pieces of a node come from outside."""
+
+    def test_it_asks_nobody(self) -> None:
+        node = Node(SEED)
+        node.tell(Feed())
+        assert node.swarm.fed
+        assert node.join() == []
+        assert node.tell(Wanted(0, 9)) == []
+        assert node.swarm.next_deadline() is None
+
+    def test_what_was_asked_for_is_cancelled(self) -> None:
+        node = Node(SEED)
+        requests = [ask.request for ask in node.join()]
+        assert node.tell(Feed()) == [Cancel(request) for request in requests]
+        assert node.swarm.in_flight == 0
+
+    def test_it_keeps_anybody_waiting_and_passes_on_what_comes(self) -> None:
+        node = Node()
+        node.tell(Feed())
+        for piece in range(20):
+            for ticket, slot in ((2 * piece, 1), (2 * piece + 1, -1)):
+                assert node.tell(Asked(ticket, piece, "n", slot, 60.0)) == []
+        for piece in range(20):
+            assert node.tell(Fed(piece)) == [Send(2 * piece, piece), Send(2 * piece + 1, piece)]
+            assert node.swarm.frontier == piece + 1
+            assert node.swarm.progress_at == node.now
+
+    def test_who_is_fed_no_longer_sends_all_away_and_asks(self) -> None:
+        """It may come to wait for those who waited for it."""
+        node = Node(SEED, have=[0])
+        node.join()
+        node.tell(Feed())
+        node.tell(Fed(1))
+        for ticket in range(5):
+            node.tell(Asked(ticket, 9 + ticket, "n", -1, 60.0))
+        commands = node.tell(Feed(on=False))
+        assert commands[:5] == [Refuse(ticket, Fault.NOT_YET) for ticket in range(5)]
+        assert [ask.piece for ask in asks(commands)] == list(range(2, 2 + FIRST_WINDOW))
+
+    def test_a_piece_from_outside_is_asked_of_nobody_else(self) -> None:
+        """Whoever is not fed may be given one as well."""
+        node = Node(SEED, Entry("other", "", complete=True))
+        first, second, *_ = node.join()
+        node.until_due()
+        pair = [ask for ask in node.open.values() if ask.piece == first.piece]
+        assert len(pair) == 2
+        commands = node.tell(Fed(first.piece))
+        assert commands[:2] == [Cancel(ask.request) for ask in pair]
+        assert node.tell(Fed(first.piece)) == []
+        assert second.request in node.open
+        while node.open:
+            node.complete(next(iter(node.open.values())))
+        assert node.swarm.complete
 
 
 class TestEnded:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oci_mesh.swarm.view import FANOUT, Entry, View, key, van_der_corput
+from oci_mesh.swarm.view import FANOUT, ORIGIN, Entry, View, key, van_der_corput
 
 ZONES = ["", "a", "b", "c"]
 
@@ -170,6 +170,90 @@ class TestPath:
     def test_nobody_there(self) -> None:
         assert list(View(()).path(0, "n")) == []
         assert list(View([Entry("n", "", 0)]).path(0, "n")) == []
+
+
+OUTSIDE = Entry(ORIGIN, "", complete=True)
+
+
+class TestOrigin:
+    """While no node has it."""
+
+    @settings(deadline=None)
+    @given(ENTRIES, PIECES, st.integers(1, 9))
+    def test_one_node_asks_it_for_all_pieces_of_a_run(
+        self, entries: list[Entry], piece: int, run: int
+    ) -> None:
+        """The first in the order of the run, of all zones; the others ask each other."""
+        wanting = [e for e in entries if not e.complete and e.slot >= 0]
+        view = View([OUTSIDE, *wanting], run)
+        number = piece // run
+        for p in range(number * run, (number + 1) * run):
+            asked = Counter(next(view.path(p, entry.id), None) for entry in wanting)
+            assert asked[ORIGIN] == (1 if wanting else 0)
+            assert all(times <= 2 * FANOUT for node, times in asked.items())
+            root = min(wanting, key=lambda e: place(number, e), default=None)
+            if root is not None:
+                assert list(view.path(p, root.id)) == [ORIGIN]
+
+    @settings(deadline=None)
+    @given(ENTRIES, PIECES, st.integers(1, 9))
+    def test_all_but_the_root_come_after_those_they_ask(
+        self, entries: list[Entry], piece: int, run: int
+    ) -> None:
+        """In the order of the piece, not of the run (I1): views may differ in their runs."""
+        wanting = [e for e in entries if not e.complete and e.slot >= 0]
+        view = View([OUTSIDE, *wanting], run)
+        root = min(wanting, key=lambda e: place(piece // run, e), default=None)
+        known = {entry.id: entry for entry in wanting}
+        for entry in wanting:
+            path = list(view.path(piece, entry.id))
+            assert path[-1] == ORIGIN
+            assert len(set(path)) == len(path)
+            for node in path[:-1]:
+                assert known[node] is root or place(piece, known[node]) < place(piece, entry)
+
+    def test_trees_of_a_run_differ_below_the_root(self) -> None:
+        """Or the same nodes would send all of its pieces, at once."""
+        view = View([OUTSIDE, *(Entry(f"n{i:02}", "", i) for i in range(32))], 8)
+        senders = [{next(view.path(p, f"n{i:02}")) for i in range(32)} for p in range(8)]
+        assert len(set.union(*senders)) > 30
+        assert len(set.intersection(*senders)) <= 4
+
+    def test_without_an_origin_there_are_no_runs(self) -> None:
+        entries = [Entry("s", "", complete=True), *(Entry(f"n{i}", "", i) for i in range(9))]
+        views = [View(entries, run) for run in (1, 8)]
+        for piece in range(20):
+            first, second = ([list(v.path(piece, f"n{i}")) for i in range(9)] for v in views)
+            assert first == second
+
+    def test_it_is_asked_first_by_the_root_beside_a_seed_that_does_not_send(self) -> None:
+        wanting = [Entry(f"n{i}", "", i) for i in range(9)]
+        view = View([OUTSIDE, Entry("s", "", complete=True), *wanting], 4)
+        for piece in range(40):
+            askers = [e for e in wanting if next(view.path(piece, e.id)) == ORIGIN]
+            root = min(wanting, key=lambda e: place(piece // 4, e))
+            assert askers == [root]
+
+    def test_what_is_left_keeps_its_runs(self) -> None:
+        view = View([OUTSIDE, Entry("a", "", 0), Entry("b", "", 1)], 4)
+        assert view.without(["a"]).run == 4
+        assert view.is_cold
+        assert view.without(["a"]).is_cold
+        assert not view.without([ORIGIN]).is_cold
+
+
+class TestFed:
+    def test_it_is_asked_like_a_seed_and_asks_nobody(self) -> None:
+        fed = Entry("fed", "", 3, fed=True, frontier=5)
+        view = View([fed, *(Entry(f"n{i}", "", i) for i in range(3))])
+        assert view.seeds == ["fed"]
+        assert sorted(view.wanting) == ["n0", "n1", "n2"]
+        assert view.advanced == [fed]
+        assert view.is_cold
+        for piece in range(40):
+            paths = [list(view.path(piece, f"n{i}")) for i in range(3)]
+            assert [path[0] for path in paths].count("fed") == 1
+            assert all(path[-1] == "fed" for path in paths)
 
 
 def test_what_a_view_lists() -> None:
