@@ -72,6 +72,44 @@ class Metrics:
         self.blobs = Gauge("oci_mesh_store_blobs", "Blobs on this node.", registry=registry)
         self.blob_bytes = Gauge("oci_mesh_store_bytes", "Their bytes.", registry=registry)
         self.uploads = Gauge("oci_mesh_store_uploads", "Unfinished uploads.", registry=registry)
+        self._add_mirror(registry)
+
+    def _add_mirror(self, registry: CollectorRegistry) -> None:
+        self.upstream_received = Counter(
+            "oci_mesh_upstream_received_bytes",
+            "Blob bytes from other registries, by registry.",
+            ["registry"],
+            registry=registry,
+        )
+        self.upstream_tags = Counter(
+            "oci_mesh_upstream_tags",
+            "Tags of upstreams looked up, by what came of it: memory (within its time to live), "
+            "colleague (another node had looked), upstream, stale (the upstream cannot be asked), "
+            "unavailable (nor is it remembered), unknown, refused.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.upstream_requests = Counter(
+            "oci_mesh_upstream_requests",
+            "What upstreams were asked, by what came of it: answered, unknown (it has no such "
+            "thing), refused (401, 403), limited (429), unavailable, whole (all of a blob where a "
+            "part was asked for), nonsense.",
+            ["registry", "outcome"],
+            registry=registry,
+        )
+        self.cache_bytes = Gauge(
+            "oci_mesh_cache_bytes",
+            "Bytes of content on this node that came from other registries.",
+            registry=registry,
+        )
+        self.cache_evicted = Counter(
+            "oci_mesh_cache_evicted_bytes",
+            "Content that was let go of to stay within bounds, or to make room.",
+            registry=registry,
+        )
+        self.cache_evicted_blobs = Counter(
+            "oci_mesh_cache_evicted_blobs", "Likewise, blobs and manifests.", registry=registry
+        )
 
     def count_request(self, listener: str, endpoint: str, method: str, status: int) -> None:
         """Count an answered request. A method that no endpoint takes is `other`: clients must not

@@ -142,7 +142,7 @@ class Agreement:
         meeting = self._meeting
         lookup = Lookup(meeting.repository, str(meeting.digest))
         try:
-            statement = await self._client.statement(entry.address, lookup, entry.id)
+            statement = await self._client.statement(entry.address, lookup, entry.id, meeting.proof)
         except PeerError as error:
             self._peers.blame(entry.id, "unreachable", error)
             return

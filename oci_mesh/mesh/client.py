@@ -6,7 +6,7 @@ Failures become `PeerError`s. Nothing that comes back is trusted: callers verify
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Final, Protocol, Self
 
@@ -16,7 +16,7 @@ from yarl import URL
 
 from oci_mesh.errors import PeerError
 from oci_mesh.mesh import wire
-from oci_mesh.mesh.wire import Attend, Exchange, Lookup, Replicate, Roster
+from oci_mesh.mesh.wire import Attend, Claim, Confirmation, Exchange, Lookup, Replicate, Roster
 from oci_mesh.pki import certificates
 from oci_mesh.pki.application import Application
 from oci_mesh.pki.trust import MAX_TRUST_BYTES
@@ -105,11 +105,19 @@ class PeerClient:
             body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
         return wire.decode(body, Exchange)
 
-    async def stat(self, address: str, path: str, member_id: str | None = None) -> int | None:
+    async def stat(
+        self,
+        address: str,
+        path: str,
+        member_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int | None:
         """The size of what the node itself has under `path`; None if it has not."""
         async with (
             _deadline(address, ANSWER_S),
-            self._request("HEAD", address, path, member_id, missing_ok=True) as response,
+            self._request(
+                "HEAD", address, path, member_id, missing_ok=True, headers=headers
+            ) as response,
         ):
             if response.status == 404:
                 return None
@@ -151,7 +159,11 @@ class PeerClient:
         return wire.decode(body, Roster)
 
     async def statement(
-        self, address: str, message: Lookup, member_id: str | None = None
+        self,
+        address: str,
+        message: Lookup,
+        member_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Statement | None:
         """The list of a blob's pieces, as the node says; None if it has nothing of the blob.
 
@@ -167,12 +179,25 @@ class PeerClient:
                 body=wire.encode(message),
                 missing_ok=True,
                 stall_s=STATE_S,
+                headers=headers,
             ) as response,
         ):
             if response.status == 404:
                 return None
             body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
         return wire.decode(body, Statement)
+
+    async def confirm(
+        self, address: str, message: Claim, member_id: str | None = None
+    ) -> Confirmation:
+        """Whether the node, too, sees that a tag of an upstream is this."""
+        body = wire.encode(message)
+        async with (
+            _deadline(address, ANSWER_S),
+            self._request("POST", address, wire.TAG_PATH, member_id, body=body) as response,
+        ):
+            body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
+        return wire.decode(body, Confirmation)
 
     async def replicate(
         self, address: str, message: Replicate, member_id: str | None = None
@@ -249,6 +274,7 @@ class PeerClient:
         missing_ok: bool = False,
         refusal_ok: bool = False,
         stall_s: float = STALL_S,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._open is not None, "used outside `async with`"
         with _named(address):
@@ -259,6 +285,7 @@ class PeerClient:
                 method,
                 url,
                 data=io.BytesIO(body) if body else None,
+                headers=headers,
                 allow_redirects=False,
                 timeout=_timeout(stall_s),
                 ssl=True if tls is None else tls.client,

@@ -5,7 +5,7 @@ Who has something is asked of the nodes themselves, a few and then more at a tim
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -50,6 +50,10 @@ class Peers:
         """Whether it sent wrong bytes, not long ago."""
         return self._banned.get(node_id, 0.0) > loop_time()
 
+    def knows(self, node_id: str) -> bool:
+        """Whether it is, or was not long ago, a node of this mesh, as far as anybody says."""
+        return any(member.id == node_id for member in self._gossip.table.entries())
+
     @contextmanager
     def watched(self, banned: Callable[[], None]) -> Iterator[None]:
         """Have `banned` called, within the block, when one more node is."""
@@ -67,16 +71,22 @@ class Peers:
         return rendezvous(str(digest), (m for m in live if m.id not in self._banned))
 
     async def holders(
-        self, digest: Digest, path: str, without: Collection[str]
+        self,
+        digest: Digest,
+        path: str,
+        without: Collection[str] = (),
+        headers: Mapping[str, str] | None = None,
     ) -> list[tuple[Member, int]]:
         """Some nodes that say they have `path`, and its size; empty if none does.
 
-        Nodes whose ids are in `without` are passed over.
+        Nodes whose ids are in `without` are passed over. `headers` go along.
         """
         rest = [member for member in self.candidates(digest) if member.id not in without]
         for count in _waves(len(rest)):
             wave, rest = rest[:count], rest[count:]
-            answers = await self.ask(wave, lambda m: self._client.stat(m.address, path, m.id))
+            answers = await self.ask(
+                wave, lambda m: self._client.stat(m.address, path, m.id, headers)
+            )
             found = [(member, size) for member, size in answers if size is not None]
             if found:
                 return found

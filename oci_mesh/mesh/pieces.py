@@ -15,21 +15,25 @@ from aiohttp import web
 from oci_mesh.errors import BlobUnknown, OciError, RangeInvalid
 from oci_mesh.mesh.fetch import Fetch
 from oci_mesh.mesh.gate import Gate
+from oci_mesh.mesh.proofs import Proofs
 from oci_mesh.mesh.statements import Statements
 from oci_mesh.mesh.wire import (
+    COLD,
     FAULT_HEADER,
     FINAL_HEADER,
     FRONTIER_HEADER,
     LIST_HEADER,
+    PIECE_HEADER,
     SLOT_HEADER,
     WAIT_HEADER,
     Lookup,
 )
+from oci_mesh.sources import Source
 from oci_mesh.spec.byte_range import ByteRange, parse_range
 from oci_mesh.spec.digest import Digest
-from oci_mesh.spec.reference import parse_repository
 from oci_mesh.spec.routes import GetBlob, parse_request
-from oci_mesh.store.base import Blob, Partial, Store
+from oci_mesh.spec.scope import parse_scope
+from oci_mesh.store.base import Blob, Partial
 from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.pieces import SMALL_BYTES, PieceMap
 from oci_mesh.swarm.statement import Statement
@@ -55,32 +59,37 @@ def is_piece(request: web.BaseRequest) -> bool:
 
 
 class Pieces:
-    """`find` gives the fetch of a blob that is on its way, `peer` the node that asks."""
+    """`local` is what this node has, `find` gives the fetch of a blob that is on its way; `peer` is
+    the node that asks, and `proofs` say what it may have.
+    """
 
     def __init__(
         self,
-        store: Store,
+        local: Source,
         statements: Statements,
         gate: Gate,
         find: Find,
         peer: Peer,
         sent: Sent,
+        proofs: Proofs,
     ) -> None:
-        self._store = store
+        self._local = local
         self._statements = statements
         self._gate = gate
         self._find = find
         self._peer = peer
         self._sent = sent
+        self._proofs = proofs
 
-    async def statement(self, asked: Lookup) -> Statement:
+    async def statement(self, request: web.BaseRequest, asked: Lookup) -> Statement:
         """The list of a blob's pieces, this node's own or the one by which it fetches the blob.
 
         Raises `BlobUnknown`, `DigestInvalid`, `NameInvalid`.
         """
-        repository, digest = parse_repository(asked.repository), Digest.parse(asked.digest)
+        repository, digest = str(parse_scope(asked.repository)), Digest.parse(asked.digest)
+        self._proofs.check(request, repository, digest)
         try:
-            await self._store.stat(repository, digest)
+            await self._local.stat(repository, digest)
             return await self._statements.of(repository, digest)
         except BlobUnknown:
             fetch = self._find(repository, digest)
@@ -92,9 +101,12 @@ class Pieces:
         """A piece, or why not."""
         path, _, query = request.path_qs.partition("?")
         try:
-            asked = parse_request(request.method, path, query)
+            asked = parse_request(request.method, path, query, scoped=True)
             if isinstance(asked, GetBlob):
+                self._proofs.check(request, asked.repository, asked.digest)
                 return await self._piece(request, asked)
+        except BlobUnknown:
+            pass
         except OciError as error:
             headers = dict(error.headers)
             return web.Response(status=error.status, text=error.message, headers=headers)
@@ -102,21 +114,30 @@ class Pieces:
 
     async def _piece(self, request: web.BaseRequest, asked: GetBlob) -> web.StreamResponse:
         try:
-            blob = await self._store.blob(asked.repository, asked.digest)
+            blob = await self._local.blob(asked.repository, asked.digest)
         except BlobUnknown:
             return await self._arriving(request, asked)
         async with blob:
             part = _part(request, blob.size)
+            pieces, sworn = PieceMap(blob.size), ""
             if blob.size > SMALL_BYTES:
                 if not request.headers.get(LIST_HEADER):
                     raise _size_differs(blob.size)
                 statement = await self._statements.of(asked.repository, asked.digest)
-                if request.headers.get(LIST_HEADER) != statement.list_id:
+                if request.headers.get(LIST_HEADER) == COLD:
+                    sworn = self._sworn(statement, _piece(pieces, part))
+                elif request.headers.get(LIST_HEADER) != statement.list_id:
                     return _refuse(409, "another list")
             uplink = self._gate.uplink
             if uplink.is_full() or (uplink.is_busy() and FINAL_HEADER not in request.headers):
                 return _refuse(503, Fault.BUSY)
-            return await self._send(request, blob, part, PieceMap(blob.size).count)
+            return await self._send(request, blob, part, pieces.count, sworn)
+
+    def _sworn(self, statement: Statement, piece: int) -> str:
+        """This node's word for a piece of what it has, for those who have no list."""
+        signer = self._statements.signer
+        piece_hash = statement.piece_hash(piece)
+        return signer.sign_piece(statement.digest, statement.size, piece, piece_hash).text
 
     async def _arriving(self, request: web.BaseRequest, asked: GetBlob) -> web.StreamResponse:
         fetch = self._find(asked.repository, asked.digest)
@@ -127,14 +148,15 @@ class Pieces:
         transfer = await fetch.under_way(wait_s)
         if transfer is None:
             return _refuse(503, Fault.NOT_YET)
-        if headers.get(LIST_HEADER, "") != transfer.list_id:
+        list_id = headers.get(LIST_HEADER, "")
+        if list_id != transfer.list_id:
+            if COLD in (list_id, transfer.list_id):  # with a list or without one: both may be right
+                return _refuse(503, Fault.NOT_YET)
             return _refuse(409, "another list")
         assembly = transfer.assembly
         pieces = assembly.pieces
         part = _part(request, pieces.size)
-        piece = pieces.at(part.start)
-        if (part.start, part.stop) != pieces.span(piece):  # what is beside it may not be right yet
-            raise _size_differs(pieces.size)
+        piece = _piece(pieces, part)
         async with fetch.reading(assembly):
             fault = await transfer.asked(
                 piece,
@@ -146,16 +168,28 @@ class Pieces:
             if fault is not None:
                 status = 404 if fault is Fault.MISSING else 503
                 return _refuse(status, fault, transfer.frontier)
-            return await self._send(request, assembly.partial, part, transfer.frontier)
+            sworn = ""
+            if assembly.sworn is not None:
+                sworn = assembly.sworn.text(piece)
+                if not sworn:  # it is from an earlier time, and nobody vouches for it
+                    return _refuse(503, Fault.NOT_YET, transfer.frontier)
+            return await self._send(request, assembly.partial, part, transfer.frontier, sworn)
 
     async def _send(
-        self, request: web.BaseRequest, source: Blob | Partial, part: ByteRange, frontier: int
+        self,
+        request: web.BaseRequest,
+        source: Blob | Partial,
+        part: ByteRange,
+        frontier: int,
+        sworn: str,
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=206)
         response.content_type = "application/octet-stream"
         response.content_length = part.length
         response.headers["Content-Range"] = part.content_range(source.size)
         response.headers[FRONTIER_HEADER] = str(frontier)
+        if sworn:
+            response.headers[PIECE_HEADER] = sworn
         async with self._gate.turn(part.length):
             transport = request.transport
             if transport is None:
@@ -208,6 +242,14 @@ def _part(request: web.BaseRequest, size: int) -> ByteRange:
     if part is None or asked != f"bytes={part.start}-{part.stop - 1}":
         raise _size_differs(size)
     return part
+
+
+def _piece(pieces: PieceMap, part: ByteRange) -> int:
+    """Which one a range is; what is beside it may not be right yet."""
+    piece = pieces.at(part.start)
+    if (part.start, part.stop) != pieces.span(piece):
+        raise _size_differs(pieces.size)
+    return piece
 
 
 def _size_differs(size: int) -> RangeInvalid:

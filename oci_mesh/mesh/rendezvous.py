@@ -22,6 +22,7 @@ from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.mesh.wire import Attend, Roster
 from oci_mesh.spec.digest import Digest
+from oci_mesh.spec.scope import parse_scope
 from oci_mesh.swarm.roll import REFRESH_S, Roll
 from oci_mesh.swarm.view import Entry
 from oci_mesh.tasks import loop_time
@@ -39,6 +40,10 @@ REST_S: Final = 10.0
 # Rolls kept, of blobs that somebody asked for or pushed; the longest unused go first. Some 300
 # bytes for each node in each. What is forgotten is found again by asking around.
 MAX_ROLLS: Final = 10_000
+
+# That nobody has a blob is believed for so long: who gets it says so. What a node has that the
+# search could not reach may go unnoticed for as long, and cost another copy of an origin's.
+SEARCHED_S: Final = 30.0
 
 # News is told this much later, together with what else comes until then: nodes that start at one
 # moment then cost each other one answer, not one for each.
@@ -61,6 +66,7 @@ class _Kept:
     def __init__(self, roll: Roll) -> None:
         self.roll = roll
         self.size = -1
+        self.searched_until = 0.0
         self._news = asyncio.Event()
 
     def wake(self) -> None:
@@ -87,7 +93,11 @@ class Rendezvous:
     # -- the rolls of this node
 
     async def answer(self, asked: Attend) -> Roster:
-        """Enter a node, and tell who else is there; waits for news if there is none."""
+        """Enter a node, and tell who else is there; waits for news if there is none.
+
+        Raises `PeerError`, `NameInvalid`, `DigestInvalid` for what is not well formed.
+        """
+        parse_scope(asked.repository)
         Digest.parse(asked.digest)
         entries = wire.valid_entries([asked.entry, *asked.others])
         if not entries or entries[0].id != asked.entry.id:
@@ -105,13 +115,25 @@ class Rendezvous:
             kept.roll.enter(msgspec.structs.replace(other, complete=True), now)
         if asked.size >= 0:
             kept.size = asked.size
-        if kept.roll.version != before:
+        news = kept.roll.version != before
+        if asked.searched:
+            news = news or kept.searched_until < now
+            kept.searched_until = now + SEARCHED_S
+        if news:
             kept.wake()
         known = asked.version if asked.epoch == kept.roll.epoch else -1
         if known >= kept.roll.version and asked.wait_s > 0:
             await kept.changed(min(asked.wait_s, REFRESH_S))
         changed, gone = kept.roll.since(known)
-        return Roster(kept.roll.epoch, kept.roll.version, mine, changed, gone, kept.size)
+        return Roster(
+            kept.roll.epoch,
+            kept.roll.version,
+            mine,
+            changed,
+            gone,
+            kept.size,
+            kept.searched_until > loop_time(),
+        )
 
     def _keep(self, key: Key) -> "_Kept":
         kept = self._kept.get(key)

@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from oci_mesh.errors import BlobUnknown, OciMeshError, PeerError
-from oci_mesh.mesh import wire
+from oci_mesh.mesh import tag_watch, wire
 from oci_mesh.mesh.body import read_body
 from oci_mesh.mesh.client import STALL_S
 from oci_mesh.mesh.door import peer_of
@@ -20,6 +20,7 @@ from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.mesh.pieces import Pieces, is_piece
 from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.replication import Replication
+from oci_mesh.mesh.tag_watch import Confirm
 from oci_mesh.mesh.wire import Message
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.reference import parse_repository
@@ -42,12 +43,14 @@ class PeerServer:
         rendezvous: Rendezvous,
         pieces: Pieces,
         content: Handler,
+        confirm: Confirm,
     ) -> None:
         self._gossip = gossip
         self._replication = replication
         self._rendezvous = rendezvous
         self._pieces = pieces
         self._content = content
+        self._confirm = confirm
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -56,6 +59,7 @@ class PeerServer:
             wire.REPLICATE_PATH: self._replicate,
             wire.SWARM_PATH: self._attend,
             wire.STATEMENT_PATH: self._state,
+            wire.TAG_PATH: self._look,
         }
         handler = handlers.get(request.path)
         if handler is None:
@@ -84,9 +88,13 @@ class PeerServer:
     async def _state(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await _message(request, wire.Lookup)
         try:
-            return _document(await self._pieces.statement(asked))
+            return _document(await self._pieces.statement(request, asked))
         except BlobUnknown as error:
             return web.Response(status=404, text=str(error))
+
+    async def _look(self, request: web.BaseRequest) -> web.StreamResponse:
+        claim = await _message(request, wire.Claim)
+        return _document(await tag_watch.answer(claim, self._confirm))
 
     async def _replicate(self, request: web.BaseRequest) -> web.StreamResponse:
         """Lines of `working` until the last one: `held`, or why not."""

@@ -1,4 +1,5 @@
 """The mesh as a source: content of other nodes, fetched into this node's store and verified there.
+What no node has of another registry's content, the nodes that want it get from there together.
 
 Any number of clients, and of ranges, of one blob cost one fetch (`fetch`), and it goes on when they
 have gone: what was begun is wanted here, and by others of this node's trees.
@@ -12,10 +13,12 @@ from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.fetch import Fetch
 from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.mesh.meeting import Meeting
+from oci_mesh.mesh.proofs import Proofs
 from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.statements import Statements
 from oci_mesh.mesh.transfer import Tools
-from oci_mesh.sources import SingleFlight
+from oci_mesh.mesh.wire import blob_path
+from oci_mesh.sources import Origins, SingleFlight
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
 from oci_mesh.store.base import Blob
@@ -23,7 +26,9 @@ from oci_mesh.tasks import Background
 
 
 class MeshSource:
-    """What other nodes have. Everything fetched is kept in `store`, as cache."""
+    """What other nodes have, or the `origins` give. All that is fetched is kept in the store, as
+    cache.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,8 @@ class MeshSource:
         statements: Statements,
         client: PeerClient,
         background: Background,
+        proofs: Proofs,
+        origins: Origins | None = None,
     ) -> None:
         self._tools = tools
         self._store = tools.store
@@ -42,6 +49,8 @@ class MeshSource:
         self._statements = statements
         self._client = client
         self._background = background
+        self._proofs = proofs
+        self._origins = origins
         self._blobs: dict[tuple[str, Digest], Fetch] = {}
         self._manifests: SingleFlight[tuple[str, Digest], Manifest] = SingleFlight(background)
 
@@ -50,21 +59,29 @@ class MeshSource:
         unknown = BlobUnknown(f"no node has {digest} in {repository}")
         if self._gossip.is_deleted(repository, str(digest)):
             raise unknown
-        found = await self._peers.holders(digest, f"/v2/{repository}/blobs/{digest}", ())
+        path, proof = blob_path(repository, digest), self._proofs.headers(repository, digest)
+        found = await self._peers.holders(digest, path, headers=proof)
         if not found:
             raise unknown
         return found[0][1]
 
     async def blob(self, repository: str, digest: Digest) -> Blob:
-        """A blob that some node has; fetched once, however many ask for it."""
+        """A blob that some node has, or an origin; fetched once, however many ask for it.
+
+        Raises `BlobUnknown` also where this node's own client has to get it: the others follow.
+        """
         if self._gossip.is_deleted(repository, str(digest)):
             raise BlobUnknown(f"{digest} was deleted from {repository}")
         key = repository, digest
         fetch = self._blobs.get(key)
         if fetch is None:
             # Known before anything is awaited, so no two fetches of one blob can begin.
-            meeting = Meeting(self._gossip, self._rendezvous, self._peers, repository, digest)
-            fetch = self._blobs[key] = Fetch(self._tools, self._client, self._statements, meeting)
+            meeting = Meeting(
+                self._gossip, self._rendezvous, self._peers, self._proofs, repository, digest
+            )
+            fetch = self._blobs[key] = Fetch(
+                self._tools, self._client, self._statements, meeting, self._origins
+            )
             self._background.spawn(self._receive(fetch))
         return await fetch.opened()
 

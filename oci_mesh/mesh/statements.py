@@ -15,9 +15,12 @@ from typing import Final
 from oci_mesh.errors import PeerError, StorageFailed
 from oci_mesh.mesh.credentials import Credentials
 from oci_mesh.mesh.identity import Identity, verify
-from oci_mesh.sources import SingleFlight
+from oci_mesh.pki.certificates import Holder
+from oci_mesh.pki.trust import Trust
+from oci_mesh.sources import SingleFlight, Source
 from oci_mesh.spec.digest import Digest
-from oci_mesh.store.base import Blob, Store
+from oci_mesh.store.base import Blob
+from oci_mesh.swarm.piece_statement import PieceStatement, piece_message
 from oci_mesh.swarm.pieces import PieceMap
 from oci_mesh.swarm.statement import Statement, message
 from oci_mesh.tasks import Background
@@ -28,6 +31,14 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
 
 
+# Certificates that were checked lately: each piece of a cold swarm comes with one. Some 500 bytes.
+_CERTIFICATES_KEPT: Final = 1024
+
+
+class Forged(PeerError):
+    """It was not signed by who is said to have."""
+
+
 class Signer:
     """This node's signature, and the check of others'. With `credentials`, nodes have certificates
     and a list has to come with its signer's; without, a key is as good as who says it is his.
@@ -36,6 +47,7 @@ class Signer:
     def __init__(self, identity: Identity, credentials: Credentials | None) -> None:
         self._identity = identity
         self._credentials = credentials
+        self._holders: OrderedDict[bytes, tuple[Trust, Holder]] = OrderedDict()
 
     @property
     def certificate(self) -> bytes:
@@ -57,22 +69,54 @@ class Signer:
             self.certificate,
         )
 
+    def sign_piece(self, digest: str, size: int, piece: int, piece_hash: bytes) -> PieceStatement:
+        """This node's statement about one piece of a blob."""
+        identity = self._identity
+        signature = identity.sign(piece_message(digest, size, piece, piece_hash))
+        return PieceStatement(
+            piece_hash, identity.id, identity.public_key, signature, self.certificate
+        )
+
     def check(self, statement: Statement) -> None:
         """Raise `PeerError` unless it was signed by its signer."""
-        if self._credentials is not None and self._credentials.trust is not None:
-            holder = self._credentials.trust.check(statement.certificate, time.time())
+        self._check(statement, statement.message)
+
+    def check_piece(self, statement: PieceStatement, digest: str, size: int, piece: int) -> None:
+        """Raise `PeerError` unless it was signed by its signer, about that piece of that blob."""
+        self._check(statement, piece_message(digest, size, piece, statement.hash))
+
+    @property
+    def trust(self) -> Trust | None:
+        """By which nodes prove who they are; None if nobody does."""
+        return None if self._credentials is None else self._credentials.trust
+
+    def _check(self, statement: Statement | PieceStatement, signed: bytes) -> None:
+        if self.trust is not None:
+            holder = self._holder(statement.certificate, self.trust)
             if (holder.name, holder.public_key) != (statement.signer, statement.key):
-                raise PeerError(f"the certificate of {holder.name} for {statement.signer[:80]}")
-        if not verify(statement.key, statement.message, statement.signature):
-            raise PeerError(f"{statement.signer[:80]} has not signed that")
+                raise Forged(f"the certificate of {holder.name} for {statement.signer[:80]}")
+        if not verify(statement.key, signed, statement.signature):
+            raise Forged(f"{statement.signer[:80]} has not signed that")
+
+    def _holder(self, certificate: bytes, trust: Trust) -> Holder:
+        """As `Trust.check`; what is known to be right is not looked at again, but at its end."""
+        now = time.time()
+        known = self._holders.get(certificate)
+        if known is not None and known[0] is trust and now <= known[1].not_after:
+            return known[1]
+        holder = trust.check(certificate, now)
+        self._holders[certificate] = trust, holder
+        if len(self._holders) > _CERTIFICATES_KEPT:
+            self._holders.popitem(last=False)
+        return holder
 
 
 class Statements:
     """Lists by digest. All of them were verified here against the whole blob, or made from it."""
 
-    def __init__(self, store: Store, signer: Signer, background: Background) -> None:
-        self._store = store
-        self._signer = signer
+    def __init__(self, local: Source, signer: Signer, background: Background) -> None:
+        self.signer = signer
+        self._local = local
         self._lists: OrderedDict[Digest, Statement] = OrderedDict()
         self._bytes = 0
         self._making: SingleFlight[Digest, Statement] = SingleFlight(background)
@@ -85,13 +129,13 @@ class Statements:
         if known is None:
             return await self._making.run(digest, lambda: self._make(repository, digest))
         self._lists.move_to_end(digest)
-        if known.certificate != self._signer.certificate:  # it was renewed since
+        if known.certificate != self.signer.certificate:  # it was renewed since
             self.adopt(digest, known.size, known.hashes)
         return self._lists[digest]
 
     def adopt(self, digest: Digest, size: int, hashes: bytes) -> None:
         """Note the list by which a blob came that was then verified as a whole: now it is ours."""
-        self._add(digest, self._signer.sign(digest, size, hashes))
+        self._add(digest, self.signer.sign(digest, size, hashes))
 
     def check(self, statement: Statement, digest: Digest) -> None:
         """Raise `PeerError` unless this is a list of the blob's pieces and was signed by its
@@ -101,12 +145,12 @@ class Statements:
             statement.check_form(digest)
         except ValueError as error:
             raise PeerError(str(error)) from None
-        self._signer.check(statement)
+        self.signer.check(statement)
 
     async def _make(self, repository: str, digest: Digest) -> Statement:
-        async with await self._store.blob(repository, digest) as blob:
+        async with await self._local.blob(repository, digest) as blob:
             hashes = await _piece_hashes(blob)
-            statement = self._signer.sign(digest, blob.size, hashes)
+            statement = self.signer.sign(digest, blob.size, hashes)
         self._add(digest, statement)
         return statement
 

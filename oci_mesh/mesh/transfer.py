@@ -16,14 +16,19 @@ from oci_mesh.errors import BlobUnknown, DigestInvalid, OciError, OciMeshError, 
 from oci_mesh.mesh.assembly import Assembly, PieceHere, Receiver
 from oci_mesh.mesh.bulk import BulkClient, Head, NoneFree, PeerCut, PeerNonsense, PeerStalled
 from oci_mesh.mesh.client import STALL_S
+from oci_mesh.mesh.cold import Cold
 from oci_mesh.mesh.gate import Gate
 from oci_mesh.mesh.meeting import Meeting
+from oci_mesh.mesh.outside import FindOrigin, Outside
 from oci_mesh.mesh.peers import Peers
+from oci_mesh.mesh.statements import Forged
 from oci_mesh.mesh.wire import (
+    COLD,
     FAULT_HEADER,
     FINAL_HEADER,
     FRONTIER_HEADER,
     LIST_HEADER,
+    PIECE_HEADER,
     SLOT_HEADER,
     WAIT_HEADER,
 )
@@ -47,8 +52,10 @@ from oci_mesh.swarm.events import (
     Wanted,
 )
 from oci_mesh.swarm.peers import Fault
+from oci_mesh.swarm.pieces import run_length
 from oci_mesh.swarm.statement import Statement
 from oci_mesh.swarm.swarm import MIN_HEDGE_S, SLACK_S, Swarm
+from oci_mesh.swarm.view import ORIGIN, View
 from oci_mesh.swarm.window import Window
 from oci_mesh.tasks import loop_time
 
@@ -103,8 +110,9 @@ class SizeDiffers(Exception):
 
 
 class Transfer:
-    """One attempt, by one list, with the pieces that it begins with. `run` it; others read from
-    `assembly` meanwhile.
+    """One attempt, by one list or from a `cold` blob's origin, with the pieces that it begins with.
+    `run` it; others read from `assembly` meanwhile. `find_origin` is for a blob that nodes have but
+    do not give.
     """
 
     def __init__(
@@ -114,21 +122,39 @@ class Transfer:
         statement: Statement | None,
         assembly: Assembly,
         have: Iterable[int] = (),
+        *,
+        cold: Cold | None = None,
+        find_origin: FindOrigin | None = None,
     ) -> None:
         self.assembly = assembly
         self._tools = tools
         self._meeting = meeting
-        self._list_id = "" if statement is None else statement.list_id
-        self._path = f"/v2/{meeting.repository}/blobs/{meeting.digest}"
-        self._me = tools.peers.me
+        self._list_id = _list_id(statement, assembly)
+        self._headers = meeting.proof | {LIST_HEADER: self._list_id}
+        self._run = 1 if assembly.sworn is None else run_length(assembly.pieces)
         self._swarm = Swarm(
-            self._me, meeting.slot, assembly.pieces, tools.gate.uplink, tools.window, have
+            tools.peers.me,
+            meeting.slot,
+            assembly.pieces,
+            tools.gate.uplink,
+            tools.window,
+            have,
+            self._run,
         )
         self._running: dict[int, tuple[asyncio.Task[None], Ask, Receiver]] = {}
         self._claims: dict[str, int] = {}
         self._tickets: dict[int, asyncio.Future[Fault | None]] = {}
         self._last_ticket = 0
         self._group = asyncio.TaskGroup()
+        self._outside = Outside(
+            self,
+            meeting,
+            assembly,
+            tools.metrics,
+            self._group,
+            cold,
+            find_origin,
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._failure: OciMeshError | SizeDiffers | None = None
@@ -136,6 +162,8 @@ class Transfer:
         self._givers: Counter[str] = Counter()
         self._ended = False
         self._started_at = 0.0
+        self._received = 0
+        self._received_at = 0.0
         self._hope_until = 0.0
         self._searching: asyncio.Task[None] | None = None
         self._search_s = _LOOK_S
@@ -146,7 +174,8 @@ class Transfer:
         """Get all pieces, and see that the whole is right.
 
         Raises `BlobUnknown` if there is nobody left to ask, `PeerError` if nobody gives anything,
-        `SignerLied`, `StorageFull`, `StorageFailed`.
+        `UpstreamError` if this node leads and the origin fails, `SignerLied`, `StorageFull`,
+        `StorageFailed`.
         """
         self._started_at = loop_time()
         self._hope_until = self._started_at + LOST_S
@@ -155,9 +184,9 @@ class Transfer:
             async with self._group as group:
                 hashing = group.create_task(self.assembly.hash_whole())
                 following = group.create_task(self._follow())
-                self._look_around()
+                self.look_around()
                 try:
-                    with self._tools.peers.watched(self._look_around):
+                    with self._tools.peers.watched(self.look_around):
                         await self._await_pieces()
                     right = await hashing
                 finally:
@@ -165,6 +194,7 @@ class Transfer:
                     hashing.cancel()
                     if self._searching is not None:
                         self._searching.cancel()
+                    self._outside.stop()
                     self._end()
                     self._tools.window.leave()
         except BaseExceptionGroup as failed:
@@ -181,6 +211,7 @@ class Transfer:
                 bytes=self.assembly.pieces.size,
                 seconds=round(loop_time() - self._started_at, 2),
                 requests=dict(self._outcomes),
+                pieces_from_outside=self._outside.taken,
                 pieces_from=dict(self._givers.most_common(_GIVERS_SHOWN)),
             ),
         )
@@ -198,12 +229,20 @@ class Transfer:
     def _look_for_life(self) -> None:
         """Give up if nothing comes any more; look for others who have it if nobody is asked."""
         now = loop_time()
-        idle_s = now - max(self._started_at, self._swarm.progress_at)
+        moved_at = max(self._started_at, self._swarm.progress_at, self._outside.heard_at)
+        idle_s = now - moved_at
         if idle_s > GIVE_UP_S:
             raise PeerError(f"no piece of {self._meeting.digest} came for {GIVE_UP_S:.0f} s")
-        if idle_s < _LOOK_S or self._swarm.complete or self._swarm.in_flight:
+        if self._swarm.complete or self._outside.leads:
             return
-        if now > self._hope_until:
+        if self.assembly.received != self._received:
+            self._received, self._received_at = self.assembly.received, now
+        self._outside.press(max(moved_at, self._received_at))
+        if idle_s > HOPE_S and self._outside.failed and not self._outside.follows:
+            raise BlobUnknown(f"the origin of {self._meeting.digest} fails")
+        if idle_s < _LOOK_S or self._swarm.in_flight:
+            return
+        if now > self._hope_until and not self._outside.follows:
             raise BlobUnknown(f"nobody who should have {self._meeting.digest} gives it")
         if idle_s >= self._search_s and self._searching is None:
             self._search_s *= 2
@@ -211,24 +250,27 @@ class Transfer:
 
     async def _search(self) -> None:
         if await self._meeting.search():
-            self._look_around()
+            self.look_around()
         elif not self._meeting.others():
-            self._fail(BlobUnknown(f"no node has {self._meeting.digest}, or can give it"))
+            self.fail(BlobUnknown(f"no node has {self._meeting.digest}, or can give it"))
         self._searching = None
 
-    def _fail(self, failure: OciMeshError | SizeDiffers) -> None:
+    def fail(self, failure: OciMeshError | SizeDiffers) -> None:
+        """End it; the first failure counts."""
         self._failure = self._failure or failure
         self._wake.set()
 
     async def _follow(self) -> None:
-        await self._meeting.follow(lambda: self._swarm.frontier, self._look_around)
+        await self._meeting.follow(lambda: self._swarm.frontier, self.look_around)
 
-    def _look_around(self) -> None:
-        self._handle(Viewed(self._meeting.view()))
+    def look_around(self) -> None:
+        """Tell the swarm who is in it now."""
+        if not self._ended:
+            self.handle(Viewed(View(self._outside.entries(), self._run)))
 
     def _end(self) -> None:
         self._ended = True
-        self._handle(Ended())
+        self.handle(Ended())
         if self._timer is not None:
             self._timer.cancel()
 
@@ -238,7 +280,7 @@ class Transfer:
         """A client waits for the byte at `offset`."""
         pieces = self.assembly.pieces
         first = pieces.at(offset)
-        self._handle(Wanted(first, min(first + _AHEAD, pieces.count) - 1))
+        self.handle(Wanted(first, min(first + _AHEAD, pieces.count) - 1))
 
     async def asked(
         self, piece: int, peer: str, slot: int, wait_s: float, final: bool
@@ -248,13 +290,23 @@ class Transfer:
         ticket = self._last_ticket
         answer: asyncio.Future[Fault | None] = asyncio.get_running_loop().create_future()
         self._tickets[ticket] = answer
-        self._handle(Asked(ticket, piece, peer, slot, wait_s, final))
+        self.handle(Asked(ticket, piece, peer, slot, wait_s, final))
         try:
             return await answer
         finally:
             if not answer.done() or answer.cancelled():
-                self._handle(Dropped(ticket))
+                self.handle(Dropped(ticket))
             self._tickets.pop(ticket, None)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nothing has come from outside of the mesh, and nothing says that it will."""
+        return self._outside.is_hopeless
+
+    @property
+    def follows(self) -> bool:
+        """Whether another node reads it for all."""
+        return self._outside.follows
 
     @property
     def frontier(self) -> int:
@@ -263,12 +315,19 @@ class Transfer:
 
     @property
     def list_id(self) -> str:
-        """Of the list that this goes by; empty for a blob of one piece."""
+        """Of the list that this goes by, `COLD` if there is none; empty for a blob of one piece."""
         return self._list_id
 
-    def _handle(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
+        """Tell the swarm what happened, and do what it says."""
+        outside: list[Ask] = []
         for command in self._swarm.handle(event, loop_time()):
-            self._do(command)
+            if isinstance(command, Ask) and command.peer == ORIGIN:
+                outside.append(command)
+            else:
+                self._do(command)
+        if outside:
+            self._outside.ask(outside)
         if self._swarm.complete:
             self._wake.set()
         self._set_timer()
@@ -278,12 +337,15 @@ class Transfer:
             case Ask():
                 number = command.request
                 receiver = Receiver(
-                    self.assembly, command.piece, lambda: self._handle(Begun(number))
+                    self.assembly, command.piece, lambda: self.handle(Begun(number))
                 )
                 task = self._group.create_task(self._request(command, receiver))
                 self._running[number] = task, command, receiver
             case Cancel():
-                if (running := self._running.pop(command.request, None)) is not None:
+                running = self._running.pop(command.request, None)
+                if running is None:
+                    self._outside.cancel(command.request)
+                else:
                     task, ask, receiver = running
                     self._note_late(ask, receiver)
                     receiver.close()
@@ -310,7 +372,7 @@ class Transfer:
 
     def _tick(self) -> None:
         self._timer = None
-        self._handle(Tick())
+        self.handle(Tick())
 
     # -- one request
 
@@ -318,7 +380,7 @@ class Transfer:
         try:
             event = await self._fetch(ask, receiver)
         except OciError as error:  # this node's disk
-            self._fail(error)
+            self.fail(error)
             return
         finally:
             receiver.close()
@@ -328,14 +390,16 @@ class Transfer:
         outcome = event.fault.value if isinstance(event, Failed) else "received"
         self._outcomes[outcome] += 1
         self._tools.metrics.pieces.labels(outcome).inc()
-        self._handle(event)
+        self.handle(event)
+        if isinstance(event, Failed) and event.fault in (Fault.GONE, Fault.STALLED):
+            self._outside.lost(ask.peer)
         if self._claims and self._swarm.in_flight == 0 and not self._swarm.complete:
-            self._fail(SizeDiffers(self._claims))
+            self.fail(SizeDiffers(self._claims))
 
     def _note_late(self, ask: Ask, receiver: Receiver) -> None:
         """Name a node whose answer took too long, or stood still while another's came."""
         late = PeerStalled(f"piece {ask.piece} of {self._meeting.digest} did not come in time")
-        if self._ended:
+        if self._ended or self._outside.leads:
             return
         if not self.assembly.good[ask.piece]:
             self._blame(ask.peer, late)
@@ -367,12 +431,36 @@ class Transfer:
         self._tools.metrics.peer_received.labels(ask.peer).inc(
             self.assembly.pieces.length(ask.piece)
         )
-        if receiver.finish():
+        try:
+            right = self._finish(receiver, head)
+        except PeerError as error:
+            fault = "corrupt" if isinstance(error, Forged) else "nonsense"
+            self._tools.peers.blame(ask.peer, fault, error)
+            return Failed(ask.request, Fault.CORRUPT if fault == "corrupt" else Fault.MISSING)
+        if right is None:
+            return Failed(ask.request, Fault.NOT_YET, frontier)
+        if right:
             self._givers[ask.peer] += 1
             return Completed(ask.request, frontier)
         wrong = DigestInvalid(f"piece {ask.piece} of {self._meeting.digest} has other bytes")
         self._tools.peers.blame(ask.peer, "corrupt", wrong)
         return Failed(ask.request, Fault.CORRUPT)
+
+    def _finish(self, receiver: Receiver, head: Head) -> bool | None:
+        """Whether the piece is what it has to be; None if who vouches for it has lied before.
+
+        Raises `Forged` or `PeerError` if nobody vouches for it who should.
+        """
+        sworn = self.assembly.sworn
+        if sworn is None:
+            return receiver.finish()
+        statement = sworn.check(receiver.piece, head.headers.get(PIECE_HEADER.lower(), ""))
+        if self._tools.peers.is_banned(statement.signer):
+            return None
+        if not receiver.finish(statement.hash):
+            return False
+        sworn.take(receiver.piece, statement)
+        return True
 
     async def _get(self, ask: Ask, address: str, receiver: Receiver) -> Head:
         start, stop = self.assembly.pieces.span(ask.piece)
@@ -380,13 +468,13 @@ class Transfer:
             "Range": f"bytes={start}-{stop - 1}",
             SLOT_HEADER: str(self._swarm.slot),
             WAIT_HEADER: f"{ask.wait_s:.2f}",
-            LIST_HEADER: self._list_id,
+            **self._headers,
         }
         if ask.final:
             headers[FINAL_HEADER] = "1"
         return await self._tools.bulk.get(
             address,
-            self._path,
+            self._meeting.path,
             headers,
             receiver,
             length=stop - start,
@@ -400,6 +488,8 @@ class Transfer:
         right. With one, who goes by it knows the size.
         """
         size = _total(head)
+        if self._outside.cold is not None and self._list_id in ("", COLD):  # the origin knows
+            return Fault.MISSING
         if self._list_id or size is None:
             self._tools.peers.blame(peer, "corrupt", PeerError(f"another size: {size}"))
             return Fault.CORRUPT
@@ -416,9 +506,11 @@ class Transfer:
     def _refusal(self, peer: str, head: Head) -> Fault:
         """What an answer without a piece means."""
         if head.status in (409, 416):  # it goes by another list, or by another size
+            if self.assembly.sworn is not None:
+                return Fault.MISSING
             if self._list_id:
                 self.assembly.doubt()
-            elif (size := _total(head)) is not None:
+            elif (size := _total(head)) is not None and self._outside.cold is None:
                 self._claims[peer] = size
             return Fault.MISSING
         try:
@@ -439,6 +531,12 @@ _FAULTS: Final = {
     PeerNonsense: "nonsense",
     PeerError: "unreachable",
 }
+
+
+def _list_id(statement: Statement | None, assembly: Assembly) -> str:
+    if assembly.sworn is not None:
+        return COLD
+    return "" if statement is None else statement.list_id
 
 
 def _total(head: Head) -> int | None:

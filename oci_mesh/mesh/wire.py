@@ -4,13 +4,15 @@
     POST /mesh/v1/replicate   `Replicate` -> lines, while the node fetches what it was asked to hold
     POST /mesh/v1/swarm       `Attend` -> `Roster`: who wants or has a blob, asked of its rendezvous
     POST /mesh/v1/statement   `Lookup` -> `Statement`: the signed list of a blob's pieces
+    POST /mesh/v1/tag         `Claim` -> `Confirmation`: is a tag of an upstream still that?
     POST /mesh/v1/enrol       `Application` -> `Issued`: a certificate (see `door`)
     GET  /mesh/v1/trust       the authorities of the mesh, signed
     GET  /v2/...              content that this node has itself: the distribution API, read-only
 
 A piece is a range of a blob: GET with `SLOT_HEADER` and the headers beside it. Who does not have
 the piece yet keeps such a request for as long as `WAIT_HEADER` allows; an answer without the piece
-says why in `FAULT_HEADER`.
+says why in `FAULT_HEADER`. While no node has verified the blob, and so there is no list, nodes go
+by `COLD`, and each piece comes with a `PieceStatement` in `PIECE_HEADER`.
 
 What comes in is checked here, entry by entry: one bad entry costs itself, not the message.
 """
@@ -18,6 +20,7 @@ What comes in is checked here, entry by entry: one bad entry costs itself, not t
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -25,6 +28,7 @@ from oci_mesh.errors import PeerError
 from oci_mesh.members import names, table
 from oci_mesh.members.names import NameRecord
 from oci_mesh.members.table import Member
+from oci_mesh.spec.digest import Digest
 from oci_mesh.swarm.statement import Statement
 from oci_mesh.swarm.view import Entry
 
@@ -38,6 +42,7 @@ TRUST_PATH: Final = "/mesh/v1/trust"
 
 SWARM_PATH: Final = "/mesh/v1/swarm"
 STATEMENT_PATH: Final = "/mesh/v1/statement"
+TAG_PATH: Final = "/mesh/v1/tag"
 
 # Who asks, on every request between nodes. It proves nothing: where there is TLS, the certificate
 # does (`door.peer_of`).
@@ -50,9 +55,18 @@ WAIT_HEADER: Final = "OCI-Mesh-Wait"
 FINAL_HEADER: Final = "OCI-Mesh-Final"
 LIST_HEADER: Final = "OCI-Mesh-List"
 
-# With the answer: why it has no piece, and how many pieces from the first on the sender has.
+# In place of the id of a list, while there is none.
+COLD: Final = "cold"
+
+# With every request about private content, except of who is in its swarm: that the node that asks
+# has a right to it (`sources.Access`).
+PROOF_HEADER: Final = "OCI-Mesh-Proof"
+
+# With the answer: why it has no piece, how many pieces from the first on the sender has, and who
+# says what the piece is.
 FAULT_HEADER: Final = "OCI-Mesh-Fault"
 FRONTIER_HEADER: Final = "OCI-Mesh-Frontier"
+PIECE_HEADER: Final = "OCI-Mesh-Piece"
 
 # Names in one message; what does not fit goes with the next one. With the longest names and a full
 # table of members, a message of this many stays under the bytes below.
@@ -100,6 +114,8 @@ class Attend(msgspec.Struct, omit_defaults=True):
     wait_s: float = 0.0
     leaves: bool = False
     """It wants the blob no longer, and does not have it."""
+    searched: bool = False
+    """It has just asked all nodes, and none has the blob."""
 
 
 class Roster(msgspec.Struct, omit_defaults=True):
@@ -112,6 +128,8 @@ class Roster(msgspec.Struct, omit_defaults=True):
     entries: list[Entry] = []
     gone: list[str] = []
     size: int = -1
+    searched: bool = False
+    """A node has asked all others, not long ago, and none had the blob."""
 
 
 class Lookup(msgspec.Struct):
@@ -121,8 +139,32 @@ class Lookup(msgspec.Struct):
     digest: str
 
 
-Message = TypeVar("Message", Exchange, Replicate, Attend, Roster, Lookup, Statement)
+class Claim(msgspec.Struct):
+    """What the asking node knows a tag of an upstream to be."""
+
+    repository: str
+    tag: str
+    digest: str
+
+
+class Confirmation(msgspec.Struct):
+    """How long ago the node itself saw the upstream say that; None if it did not, or cannot tell.
+
+    It never says what else the tag might be: who asks has to hear that from the upstream.
+    """
+
+    age_s: float | None = None
+
+
+Message = TypeVar(
+    "Message", Exchange, Replicate, Attend, Roster, Lookup, Statement, Claim, Confirmation
+)
 Listed = TypeVar("Listed", Member, NameRecord, Entry)
+
+
+def blob_path(repository: str, digest: Digest) -> str:
+    """Where a node has a blob, escaped: the name of a registry may be an address of IPv6."""
+    return f"/v2/{quote(repository, safe='/@!:')}/blobs/{digest}"
 
 
 def decode(body: bytes, kind: type[Message]) -> Message:

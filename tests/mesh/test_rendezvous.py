@@ -80,6 +80,31 @@ async def test_news_is_told_to_who_waits(tmp_path: Path) -> None:
         assert (await peer.attend(a.mesh_address, attend("x", known))).gone == ["y"]
 
 
+async def test_that_nobody_has_it_is_told_and_believed_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once to who waits; said again, it is no news."""
+    async with running(tmp_path, "a") as a, PeerClient("x") as peer:
+        known = await peer.attend(a.mesh_address, attend("x"))
+        assert not known.searched
+        async with asyncio.TaskGroup() as group:
+            question = attend("x", known, wait_s=10.0)
+            waiting = group.create_task(peer.attend(a.mesh_address, question))
+            await eventually("it waits", lambda: _waits(a))
+            found = msgspec.structs.replace(attend("x", known), searched=True)
+            await peer.attend(a.mesh_address, found)
+        assert waiting.result().searched
+        async with asyncio.TaskGroup() as group:
+            question = attend("x", waiting.result(), wait_s=0.3)
+            waiting = group.create_task(peer.attend(a.mesh_address, question))
+            await eventually("it waits", lambda: _waits(a))
+            await peer.attend(a.mesh_address, found)
+            assert _waits(a)
+        monkeypatch.setattr(rendezvous, "SEARCHED_S", 0.0)
+        await peer.attend(a.mesh_address, found)
+        assert not (await peer.attend(a.mesh_address, attend("y"))).searched
+
+
 def _waits(node: Node) -> bool:
     [kept] = kept_by(node)._kept.values()
     return bool(kept._news._waiters)
