@@ -12,9 +12,11 @@ Six concepts, and where they live (imports go one way, `tests/test_layers.py` ho
     Members             who is in the mesh, and the names all share  members/   pure
     Node                all of these, composed and running           node.py
 
-    registry/ is HTTP in, from clients; mesh/ is the IO between nodes; pki/ is certificates;
-    cli/ is `oci-mesh`; serve.py is the daemon; errors.py has one tree of errors; config.py has
-    every setting.
+    registry/ is HTTP in, from clients; mesh/ is the IO between nodes; upstream/ is HTTP out, to
+    other registries; containerd/ reads what this machine's containerd has; mirror.py says in which
+    order all these are asked, cache.py what is let go; pki/ is certificates; cli/ is `oci-mesh`;
+    serve.py is the daemon; errors.py has one tree of errors; config.py has every setting,
+    upstream_config.py those of one upstream.
 
 Names that bring the HTTP stack along (`Node`) are imported when they are first used.
 """
@@ -37,10 +39,12 @@ from oci_mesh.errors import (
     StoreError,
     StoreLocked,
     TagInvalid,
+    UpstreamError,
 )
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, Platform, parse_manifest
 from oci_mesh.spec.reference import Reference, parse_reference
+from oci_mesh.upstream_config import UpstreamConfig
 
 if TYPE_CHECKING:
     from oci_mesh.node import Node
@@ -80,6 +84,8 @@ __all__ = [
     "StoreLocked",
     "TagInvalid",
     "Upload",
+    "UpstreamConfig",
+    "UpstreamError",
     "parse_manifest",
     "parse_reference",
 ]

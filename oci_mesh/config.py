@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from oci_mesh.errors import ConfigError
+from oci_mesh.upstream_config import UpstreamConfig, with_public
 
 SPARSE_POLICIES: Final = ("index", "allow", "deny")
+PRIVATE_POLICIES: Final = ("strict", "nodes")
+KEEP_POLICIES: Final = ("cache", "handover")
 
 # Slower, and even the small pieces of a few senders take longer than other nodes wait for them.
 MIN_RATE: Final = 100_000
@@ -121,6 +124,70 @@ class NodeConfig:
             "node's own database too). Default: 1GiB, or 5 % of a disk below 20 GiB."
         },
     )
+    upstreams: tuple[UpstreamConfig, ...] = field(
+        default=(),
+        metadata={
+            "help": "NAME or NAME=URL of a registry that this node mirrors; may be given many "
+            "times. CAs, credentials and the rest: tables [upstream.NAME] of the config file."
+        },
+    )
+    public_registries: bool = field(
+        default=True,
+        metadata={
+            "help": "Mirror docker.io, ghcr.io, quay.io, registry.k8s.io and other registries that "
+            "anybody may pull from, for clients that ask for them here."
+        },
+    )
+    tag_ttl: float = field(
+        default=60.0,
+        metadata={
+            "help": "Seconds for which a mirrored tag is taken for what it was. After that its "
+            "registry is asked whether it changed, by one node for all; `latest` is always asked."
+        },
+    )
+    stale_limit: float = field(
+        default=7 * 86_400.0,
+        metadata={
+            "help": "Seconds for which a mirrored tag is served that its registry cannot be asked "
+            "for. A week."
+        },
+    )
+    containerd: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Root directory of this machine's containerd, mostly /var/lib/containerd: what "
+            "it holds is shared without another copy, and private images without their secrets."
+        },
+    )
+    private: str = field(
+        default="strict",
+        metadata={
+            "help": "Who gets private content that a containerd fetched. strict: clients of "
+            "containerds that fetched the image's manifest with a secret of theirs; nodes: whoever "
+            "asks a node of this mesh."
+        },
+    )
+    keep: str = field(
+        default="cache",
+        metadata={
+            "help": "What of mirrored content stays here once containerd has it too. cache: all; "
+            "handover: what containerd does not have."
+        },
+    )
+    cache_limit: int = field(
+        default=0,
+        metadata={
+            "help": "Bytes that content of other registries may have here, as in 50GB; beyond, the "
+            "longest unused goes. 0: no limit but the share."
+        },
+    )
+    cache_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "The part of the disk that content may have, of what is free and what it has; "
+            "beyond, what can be had again goes, the longest unused first."
+        },
+    )
     sparse: str = field(
         default="index",
         metadata={
@@ -151,17 +218,21 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
-        if self.ca is not None:
-            object.__setattr__(self, "ca", Path(self.ca))
+        for name in ("ca", "containerd"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
         for address in (self.listen, self.mesh_listen, *self.join):
             split_address(address)
         if self.advertise is not None:
             split_address(self.advertise)
-        if self.sparse not in SPARSE_POLICIES:
-            raise ConfigError(f"sparse is {self.sparse!r}, expected {', '.join(SPARSE_POLICIES)}")
+        for name, policies in _POLICIES.items():
+            if getattr(self, name) not in policies:
+                chosen = getattr(self, name)
+                raise ConfigError(f"{name} is {chosen!r}, expected {', '.join(policies)}")
         if self.copies < 1:
             raise ConfigError(f"copies is {self.copies}, expected 1 or more")
         self._check_limits()
+        self._check_mirror()
         if not 0 < self.certificate_life < math.inf:
             raise ConfigError("certificate_life must be positive")
         if self.insecure and (self.ca is not None or self.token is not None):
@@ -178,17 +249,45 @@ class NodeConfig:
         if self.disk_limit < 0 or (self.disk_reserve or 0) < 0:
             raise ConfigError("disk_limit and disk_reserve must not be negative")
 
+    def _check_mirror(self) -> None:
+        names = [upstream.name for upstream in self.upstreams]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"upstreams: {', '.join(sorted(twice))} is there twice")
+        if not (0 <= self.tag_ttl < math.inf and 0 <= self.stale_limit < math.inf):
+            raise ConfigError("tag_ttl and stale_limit must not be negative")
+        if self.cache_limit < 0 or not 0 < self.cache_share <= 1:
+            raise ConfigError("cache_limit must not be negative, and cache_share over 0, up to 1")
+
+    @property
+    def mirrored(self) -> tuple[UpstreamConfig, ...]:
+        """All registries that this node mirrors."""
+        return with_public(self.upstreams) if self.public_registries else self.upstreams
+
     def shown(self) -> dict[str, str]:
         """All settings as text, for a person to check; the token is a secret."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.token is not None:
             values["token"] = "(not shown)"
         return {
-            name: " ".join(value)
+            name: " ".join(_text(each) for each in value)
             if isinstance(value, tuple)
-            else str(value if value is not None else "")
+            else _text(value)
             for name, value in values.items()
         }
+
+
+# For each setting that is one of a few words, the words.
+_POLICIES: Final = {
+    "sparse": SPARSE_POLICIES,
+    "private": PRIVATE_POLICIES,
+    "keep": KEEP_POLICIES,
+}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, UpstreamConfig):
+        return value.name
+    return "" if value is None else str(value)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,6 +1,7 @@
-"""A node: store, mesh and registry, composed and running.
+"""A node: store, mesh, upstreams and registry, composed and running.
 
-Start order: the store, the listeners (their ports are known then), the mesh. Until the mesh is met,
+Start order: the store, the listeners (their ports are known then), the mesh. Other registries are
+asked nothing until a client asks for something of theirs. Until the mesh is met,
 or found to be unreachable, requests are answered 503. Stop order is the reverse: clients' requests
 are finished first, while the mesh still serves them.
 """
@@ -8,20 +9,29 @@ are finished first, while the mesh still serves them.
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from aiohttp import web
 
 from oci_mesh import metrics as metrics_module
+from oci_mesh.cache import Cache
 from oci_mesh.config import NodeConfig, is_loopback, split_address
+from oci_mesh.containerd.access import ContainerdAccess
+from oci_mesh.containerd.content import ContainerdContent
+from oci_mesh.containerd.directory import ContentDirectory
+from oci_mesh.containerd.handover import Handover
+from oci_mesh.containerd.ingest import IngestOrigins
+from oci_mesh.containerd.source import ContainerdSource
 from oci_mesh.errors import ConfigError, Unavailable
 from oci_mesh.members import table
 from oci_mesh.members.clock import HybridClock
 from oci_mesh.members.table import Member
 from oci_mesh.mesh.bulk import BulkClient
 from oci_mesh.mesh.client import PeerClient
+from oci_mesh.mesh.copies import Copies
 from oci_mesh.mesh.credentials import Credentials
 from oci_mesh.mesh.door import Door, peer_of
 from oci_mesh.mesh.enrolment import Issuer, Keeper, obtain
@@ -30,27 +40,37 @@ from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.mesh.identity import Identity, load_identity
 from oci_mesh.mesh.peers import Peers
 from oci_mesh.mesh.pieces import Pieces
+from oci_mesh.mesh.proofs import Proofs
 from oci_mesh.mesh.publisher import MeshPublisher
 from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.replication import Replication
 from oci_mesh.mesh.server import PeerServer
 from oci_mesh.mesh.source import MeshSource
 from oci_mesh.mesh.statements import Signer, Statements
+from oci_mesh.mesh.tag_watch import TagWatch
 from oci_mesh.mesh.transfer import Tools
+from oci_mesh.mesh.turns import Turns
 from oci_mesh.mesh.wire import NODE_HEADER
 from oci_mesh.metrics import Metrics
+from oci_mesh.mirror import AllOrigins, Mirror
 from oci_mesh.pki.certificates import server_name
 from oci_mesh.registry import responses
 from oci_mesh.registry.api import Registry
 from oci_mesh.registry.manifests import Sparse
 from oci_mesh.registry.server import Handler, RegistryServer
-from oci_mesh.sources import Chain
+from oci_mesh.sources import Chain, Source
+from oci_mesh.spec.digest import Digest
 from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.swarm.rate import Rate
 from oci_mesh.swarm.uplink import Uplink
 from oci_mesh.swarm.window import MOST, Window
 from oci_mesh.tasks import Background
+from oci_mesh.upstream.client import UpstreamClient
+from oci_mesh.upstream.named import Named
+from oci_mesh.upstream.source import UpstreamSource
+from oci_mesh.upstream.tags import UpstreamTags
+from oci_mesh.upstream_config import PUBLIC
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +100,7 @@ class Node:
         self.identity: Identity
         self.credentials: Credentials | None = None
         self._stack = AsyncExitStack()
+        self._cache: Cache
         self._registry: Handler = _starting
         self._peers: Handler = _starting
         self._gossip: Gossip | None = None
@@ -144,6 +165,10 @@ class Node:
                 rate=_rate(config.download_rate),
             )
         )
+        upstreams = [
+            await stack.enter_async_context(UpstreamClient(upstream))
+            for upstream in config.mirrored
+        ]
         background = await stack.enter_async_context(Background())
         host, port = split_address(config.mesh_listen)
         self._mesh_server = await stack.enter_async_context(
@@ -162,7 +187,7 @@ class Node:
             RegistryServer(self._handle_client, host, port, pages=pages, drain_s=config.drain)
         )
         self._warn_if_exposed()
-        gossip = self._compose(client, bulk, background, identity, credentials)
+        gossip = self._compose(client, bulk, upstreams, background, identity, credentials)
         if credentials is not None:
             keeper = Keeper(credentials, issuer, gossip, client, config.join, _hosts(config))
             self._peers = Door(credentials, issuer, keeper, gossip, client, self._peers).handle
@@ -171,6 +196,7 @@ class Node:
         stack.push_async_callback(gossip.leave)
         background.spawn(gossip.run())
         background.spawn(self._sweep())
+        background.spawn(self._cache.run())
         self._gossip = gossip
 
     def _warn_if_exposed(self) -> None:
@@ -205,12 +231,80 @@ class Node:
         self,
         client: PeerClient,
         bulk: BulkClient,
+        upstreams: Sequence[UpstreamClient],
         background: Background,
         identity: Identity,
         credentials: Credentials | None,
     ) -> Gossip:
         """Make the parts and hand each what it needs: the only place that knows them all."""
         config, metrics, store = self.config, self.metrics, self.store
+        clock = HybridClock(identity.id)
+        gossip = Gossip(self._member(identity), clock, store, client, config.join)
+        rendezvous = Rendezvous(gossip, client)
+        outside = self._outside(upstreams, background)
+        statements = Statements(outside.local, Signer(identity, credentials), background)
+        gate = Gate(Uplink(), _rate(config.upload_rate))
+        window = Window(min(MOST, config.max_connections // 2), config.download_rate)
+        peers = Peers(gossip, client, metrics)
+        tools = Tools(store, bulk, gate, window, peers, metrics)
+        proofs = Proofs(identity.id, outside.access, _peer)
+        origins = outside.origins
+        mesh = MeshSource(
+            tools, gossip, rendezvous, statements, client, background, proofs, origins
+        )
+        self.source = Chain([store, mesh])
+        replication = Replication(gossip, client, rendezvous, self.source, config.copies)
+        publisher = MeshPublisher(clock, gossip, replication)
+        tags = UpstreamTags(
+            store,
+            outside.upstreams,
+            TagWatch(gossip, client),
+            background,
+            metrics,
+            ttl_s=config.tag_ttl,
+            stale_limit_s=config.stale_limit,
+        )
+        self._cache = self._bounded(Copies(gossip, peers, client, config.copies))
+        self._registry = Registry(
+            store,
+            self.source,
+            publisher,
+            metrics,
+            sparse=Sparse(config.sparse),
+            mirror=self._mirror(outside, mesh, tags, Turns(gossip, rendezvous)),
+        ).handle
+        own = Registry(
+            store,
+            outside.local,
+            publisher,
+            metrics,
+            read_only=True,
+            sent=self._sent_to_peer,
+            pace=gate.pace,
+        )
+        pieces = Pieces(
+            outside.local, statements, gate, mesh.fetching, _peer, self._sent_to_peer, proofs
+        )
+        self._peers = PeerServer(
+            gossip, replication, rendezvous, pieces, proofs.guarded(own.handle), tags.confirm
+        ).handle
+        return gossip
+
+    def _bounded(self, copies: Copies) -> Cache:
+        config = self.config
+        return Cache(
+            self.store,
+            self.metrics,
+            config.root,
+            copies.held_before,
+            limit=config.cache_limit,
+            share=config.cache_share,
+            copies=config.copies,
+        )
+
+    def _member(self, identity: Identity) -> Member:
+        """This node, as others are told of it. Raises `ConfigError` if they would not take it."""
+        config = self.config
         me = Member(
             id=identity.id,
             address=config.advertise or self._mesh_server.authority,
@@ -223,32 +317,48 @@ class Node:
             table.validate(me)
         except ValueError as error:  # the other nodes would refuse it without a word
             raise ConfigError(f"no node of a mesh can be like this: {error}") from None
-        clock = HybridClock(identity.id)
-        gossip = Gossip(me, clock, store, client, config.join)
-        rendezvous = Rendezvous(gossip, client)
-        statements = Statements(store, Signer(identity, credentials), background)
-        gate = Gate(Uplink(), _rate(config.upload_rate))
-        window = Window(min(MOST, config.max_connections // 2), config.download_rate)
-        tools = Tools(store, bulk, gate, window, Peers(gossip, client, metrics), metrics)
-        mesh = MeshSource(tools, gossip, rendezvous, statements, client, background)
-        self.source = Chain([store, mesh])
-        replication = Replication(gossip, client, rendezvous, self.source, config.copies)
-        publisher = MeshPublisher(clock, gossip, replication)
-        self._registry = Registry(
-            store, self.source, publisher, metrics, sparse=Sparse(config.sparse)
-        ).handle
-        own = Registry(
-            store,
-            store,
-            publisher,
-            metrics,
-            read_only=True,
-            sent=self._sent_to_peer,
-            pace=gate.pace,
+        return me
+
+    def _outside(self, clients: Sequence[UpstreamClient], background: Background) -> "_Outside":
+        """What is outside of the mesh: other registries, and this machine's containerd."""
+        config, store, named = self.config, self.store, Named()
+        upstreams = UpstreamSource(clients, store, named, background, self.metrics)
+        if config.containerd is None:
+            return _Outside(upstreams, named, None, None, store, AllOrigins(upstreams, None))
+        if config.keep == "handover":
+            handover = Handover(store, ContentDirectory(config.containerd))
+            content = ContainerdContent(config.containerd, handover.committed)
+            background.spawn(handover.run())
+        else:
+            content = ContainerdContent(config.containerd)
+        background.spawn(content.run())
+        background.spawn(named.recall(store))
+
+        async def is_public(repository: str, digest: Digest) -> bool:
+            return named.is_public(repository, digest, content.naming(digest))
+
+        containerd = ContainerdSource(content, background, is_public)
+        access = ContainerdAccess(content, any_node=config.private == "nodes")
+        origins = AllOrigins(upstreams, IngestOrigins(content))
+        return _Outside(upstreams, named, containerd, access, Chain([store, containerd]), origins)
+
+    def _mirror(
+        self, outside: "_Outside", mesh: MeshSource, tags: UpstreamTags, turns: Turns
+    ) -> Mirror:
+        config = self.config
+        mirrored = {upstream.name for upstream in config.mirrored}
+        return Mirror(
+            mirrored,
+            {upstream.name for upstream in PUBLIC} - mirrored,
+            self.store,
+            mesh,
+            outside.upstreams,
+            tags,
+            turns,
+            outside.named.learn,
+            outside.containerd,
+            entitle_all=config.private == "nodes",
         )
-        pieces = Pieces(store, statements, gate, mesh.fetching, _peer, self._sent_to_peer)
-        self._peers = PeerServer(gossip, replication, rendezvous, pieces, own.handle).handle
-        return gossip
 
     def _sent_to_peer(self, request: web.BaseRequest, size: int) -> None:
         peer = _peer(request)
@@ -284,10 +394,23 @@ class Node:
         metrics.blobs.set(usage.blobs)
         metrics.blob_bytes.set(usage.bytes)
         metrics.uploads.set(usage.uploads)
+        metrics.cache_bytes.set(usage.cached)
         if self._gossip is not None:
             metrics.members.set(len(self.members()) + 1)
             metrics.names.set(len(self._gossip.register))
         return responses.raw(metrics.render(), metrics_module.CONTENT_TYPE)
+
+
+class _Outside(NamedTuple):
+    """What a node has that knows of other registries."""
+
+    upstreams: UpstreamSource
+    named: Named
+    containerd: ContainerdSource | None
+    access: ContainerdAccess | None
+    local: Source
+    """What is on this machine: the store's content, and containerd's."""
+    origins: AllOrigins
 
 
 def _peer(request: web.BaseRequest) -> str:

@@ -1,7 +1,8 @@
 """`python -m oci_mesh.serve`: a node as a process, until SIGTERM or SIGINT.
 
 Settings come from arguments, then `OCI_MESH_…` variables, then the TOML file of `--config`, whose
-keys are the options' names (`mesh-listen = "..."`, `join = [...]`). No logic but this lives here.
+keys are the options' names (`mesh-listen = "..."`, `join = [...]`), and `upstream` tables for what
+an option has no room for. No logic but this lives here.
 """
 
 import asyncio
@@ -17,16 +18,29 @@ from typing import Any, Final
 import click
 
 from oci_mesh import logs
-from oci_mesh.config import MIN_CONNECTIONS, SPARSE_POLICIES, NodeConfig
+from oci_mesh.config import (
+    KEEP_POLICIES,
+    MIN_CONNECTIONS,
+    PRIVATE_POLICIES,
+    SPARSE_POLICIES,
+    NodeConfig,
+)
 from oci_mesh.errors import ConfigError, OciMeshError
 from oci_mesh.node import Node
 from oci_mesh.quantity import parse_rate, parse_size
+from oci_mesh.upstream_config import UpstreamConfig, parse_upstreams
 
 _log = logging.getLogger("oci_mesh.serve")
 
 # The zone too, in a pod that is given its label topology.kubernetes.io/zone under this name. From
 # 1.35 on (1.33 with PodTopologyLabelsAdmission) Kubernetes copies that from the node to its pods.
 KUBERNETES_ZONE: Final = "TOPOLOGY_KUBERNETES_IO_ZONE"
+
+# Under this in click's `meta`: the file's `upstream` tables, parsed.
+_TABLES: Final = "oci_mesh.upstreams"
+
+# What has another name as an option, given once for each, than as a field.
+_OPTIONS: Final = {"upstreams": "upstream"}
 
 
 def _amount(parse: Callable[[str], int]) -> dict[str, Any]:
@@ -46,7 +60,30 @@ def _setting(name: str, **extra: Any) -> Callable[[Any], Any]:
     spec = NodeConfig.__dataclass_fields__[name]
     if spec.default is not MISSING and not extra.get("multiple"):
         extra["default"] = spec.default
-    return click.option(f"--{name.replace('_', '-')}", help=spec.metadata["help"], **extra)
+    option = f"--{name.replace('_', '-')}"
+    if spec.default is True:
+        option = f"{option}/--no-{option.removeprefix('--')}"
+    return click.option(option, help=spec.metadata["help"], **extra)
+
+
+def _upstreams(
+    context: click.Context, _: click.Parameter, texts: tuple[str, ...]
+) -> tuple[UpstreamConfig, ...]:
+    """NAME=URL each, or the NAME of a table in the file, or just a NAME."""
+    tables = {upstream.name: upstream for upstream in context.meta.get(_TABLES, ())}
+    try:
+        upstreams = [_upstream(text) for text in texts]
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+    return tuple(
+        upstream if "=" in text else tables.get(upstream.name, upstream)
+        for text, upstream in zip(texts, upstreams, strict=True)
+    )
+
+
+def _upstream(text: str) -> UpstreamConfig:
+    name, equals, url = text.partition("=")
+    return UpstreamConfig(name=name, urls=(url,) if equals else ())
 
 
 def _load_config(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
@@ -57,6 +94,12 @@ def _load_config(context: click.Context, _: click.Parameter, path: Path | None) 
         settings = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from None
+    if isinstance(settings.get("upstream"), dict):
+        try:
+            tables = context.meta[_TABLES] = parse_upstreams(settings["upstream"])
+        except ConfigError as error:
+            raise click.BadParameter(f"{path}: {error}") from None
+        settings["upstream"] = [table.name for table in tables]
     options = {p.name: p for p in context.command.params if p.name != "config"}
     unknown = sorted(key for key in settings if key.replace("-", "_") not in options)
     if unknown:
@@ -100,6 +143,21 @@ def _as_typed(key: str, value: Any, option: click.Parameter) -> str | list[str]:
 @_setting("max_connections", type=click.IntRange(min=MIN_CONNECTIONS))
 @_setting("disk_limit", metavar="SIZE", **_amount(parse_size))
 @_setting("disk_reserve", metavar="SIZE", **_amount(parse_size))
+@click.option(
+    "--upstream",
+    metavar="NAME[=URL]",
+    multiple=True,
+    callback=_upstreams,
+    help=NodeConfig.__dataclass_fields__["upstreams"].metadata["help"],
+)
+@_setting("public_registries", is_flag=True)
+@_setting("tag_ttl", type=click.FloatRange(min=0), metavar="SECONDS")
+@_setting("stale_limit", type=click.FloatRange(min=0), metavar="SECONDS")
+@_setting("containerd", type=click.Path(path_type=Path, file_okay=False))
+@_setting("private", type=click.Choice(PRIVATE_POLICIES))
+@_setting("keep", type=click.Choice(KEEP_POLICIES))
+@_setting("cache_limit", metavar="SIZE", **_amount(parse_size))
+@_setting("cache_share", type=click.FloatRange(min=0, min_open=True, max=1), metavar="PART")
 @_setting("sparse", type=click.Choice(SPARSE_POLICIES))
 @_setting("copies", type=click.IntRange(min=1))
 @_setting("upload_expiry", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
@@ -119,10 +177,12 @@ def main(context: click.Context, /, log_level: str, log_format: str, **settings:
     given by --config (mesh-listen); an argument wins over a variable, that over the file.
     """
     settings.pop("config")
+    settings["upstreams"] = settings.pop("upstream")
     logs.configure(log_level, log_format)
     try:
         config = NodeConfig(**settings)
-        for name, text in config.shown().items():
+        for field, text in config.shown().items():
+            name = _OPTIONS.get(field, field)
             source = context.get_parameter_source(name)
             print(f"{name.replace('_', '-')} = {text}  ({_origin(source)})")
         asyncio.run(_serve(config))

@@ -1,5 +1,6 @@
 """Settings that cannot be used are refused, by name, before anything starts."""
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from oci_mesh.config import NodeConfig, split_address
 from oci_mesh.errors import ConfigError
+from oci_mesh.upstream_config import UpstreamConfig
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,15 @@ def test_what_is_no_address_is_refused_with_the_form_of_one(text: str) -> None:
         ({"max_connections": 15}, "max_connections"),
         ({"disk_limit": -1}, "disk_limit"),
         ({"disk_reserve": -1}, "disk_reserve"),
+        ({"tag_ttl": -1.0}, "tag_ttl"),
+        ({"tag_ttl": math.nan}, "tag_ttl"),
+        ({"stale_limit": math.inf}, "stale_limit"),
+        ({"private": "all"}, "private"),
+        ({"keep": ""}, "keep"),
+        ({"cache_limit": -1}, "cache_limit"),
+        ({"cache_share": 0.0}, "cache_share"),
+        ({"cache_share": 1.01}, "cache_share"),
+        ({"upstreams": (UpstreamConfig(name="a"), UpstreamConfig(name="a"))}, "upstreams: a"),
         ({"insecure": True, "token": "x"}, "insecure"),
         ({"insecure": True, "ca": Path("x")}, "insecure"),
     ],
@@ -75,10 +86,12 @@ def test_only_the_root_is_needed_and_clients_are_local_by_default() -> None:
 
 def test_every_setting_has_a_text_and_can_be_shown() -> None:
     """For --help, and for what a daemon prints when it starts."""
-    config = NodeConfig(root=Path("/x"), join=("a:1", "b:2"), copies=3)
+    upstreams = (UpstreamConfig(name="a.corp", urls=("http://a",)), UpstreamConfig(name="b.corp"))
+    config = NodeConfig(root=Path("/x"), join=("a:1", "b:2"), copies=3, upstreams=upstreams)
     assert all(field.metadata["help"].endswith(".") for field in fields(config))
     shown = config.shown()
     assert shown.keys() == {field.name for field in fields(config)}
     assert shown["join"] == "a:1 b:2"
+    assert shown["upstreams"] == "a.corp b.corp"
     assert shown["copies"] == "3"
     assert shown["name"] == ""

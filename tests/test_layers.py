@@ -22,7 +22,16 @@ BASE = {"errors", "spec", "tasks"}
 STORE = BASE | {"store"}
 SOURCE = STORE | {"sources", "metrics", "logs"}
 MESH = SOURCE | {"swarm", "members", "pki"}
-NODE = MESH | {"config", "upstream_config", "registry", "upstream", "mesh", "mirror", "containerd"}
+NODE = MESH | {
+    "config",
+    "upstream_config",
+    "registry",
+    "upstream",
+    "mesh",
+    "mirror",
+    "cache",
+    "containerd",
+}
 MAY_IMPORT = {
     "errors": set(),
     "tasks": set(),
@@ -41,12 +50,13 @@ MAY_IMPORT = {
     "upstream": SOURCE | {"upstream_config"},
     "containerd": SOURCE,
     "mirror": SOURCE,
+    "cache": SOURCE,
     "mesh": MESH,
     "node": NODE,
-    "serve": {"errors", "config", "logs", "node", "quantity"},
+    "serve": {"errors", "config", "logs", "node", "quantity", "upstream_config"},
     "cli": {"errors", "spec", "config", "pki", "__init__"},
     "web": {"errors", "spec", "config", "node"},
-    "__init__": {"errors", "spec", "store", "sources", "config", "node"},
+    "__init__": {"errors", "spec", "store", "sources", "config", "upstream_config", "node"},
 }
 
 # Parts that decide and never do: no IO, no clock, no chance (a `Random` is an argument).
@@ -63,6 +73,7 @@ HOMES = {
     "msgspec": set(MAY_IMPORT),
     "prometheus_client": {"metrics"},
     "rich": {"cli/progress"},
+    "tomlkit": {"cli/hosts_toml"},
     "zstandard": {"cli/compression"},
 }
 

@@ -1,6 +1,7 @@
 """A node as a library object: it runs until its block ends, and then nothing of it is left."""
 
 import asyncio
+import dataclasses
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 import oci_mesh
 from oci_mesh import ConfigError, Node, NodeConfig, StoreLocked
 from oci_mesh.mesh.gossip import Gossip
+from oci_mesh.upstream_config import UpstreamConfig
 from tests.images import IMAGE_MANIFEST, sha256
 from tests.mesh.conftest import client
 from tests.mesh.fake_peer import FakePeer
@@ -179,6 +181,16 @@ async def test_what_other_nodes_would_refuse_is_refused_at_the_start(
 def _config(root: Path, **settings: str) -> NodeConfig:
     defaults = {"listen": "127.0.0.1:0", "mesh_listen": "127.0.0.1:0"}
     return NodeConfig(root=root / "a", **{**defaults, **settings})  # type: ignore[arg-type]
+
+
+async def test_what_an_upstream_needs_is_looked_at_when_a_node_starts(tmp_path: Path) -> None:
+    """Rather than when an image is asked for; the message names the upstream and the file."""
+    missing = tmp_path / "missing.pem"
+    for settings in ({"ca": missing}, {"username": "me", "password_file": missing}):
+        upstream = UpstreamConfig(name="registry.corp", **settings)
+        config = dataclasses.replace(_config(tmp_path), upstreams=(upstream,))
+        with pytest.raises(ConfigError, match=r"registry\.corp.*missing\.pem"):
+            await Node(config).__aenter__()
 
 
 async def test_nodes_prove_who_they_are_unless_told_otherwise(tmp_path: Path) -> None:

@@ -93,6 +93,12 @@ SETTINGS = [
     ("max-connections", 16, 17, 18),
     ("disk-limit", 1, 2, 3),
     ("disk-reserve", 1, 2, 0),
+    ("tag-ttl", 1.0, 0.0, 3.5),
+    ("stale-limit", 1.0, 0.0, 3.5),
+    ("private", "nodes", "strict", "nodes"),
+    ("keep", "handover", "cache", "handover"),
+    ("cache-limit", 1, 2, 3),
+    ("cache-share", 0.25, 1.0, 0.75),
 ]
 
 
@@ -132,6 +138,72 @@ def test_join_is_given_many_times_in_each_place(command: Command) -> None:
         assert served.config is not None, served.result.output
         assert served.config.join == tuple(value.split())
         assert served.shown["join"].startswith(f"{value}  ({origin}")
+
+
+def test_upstreams_are_named_in_each_place(command: Command) -> None:
+    """With a URL or without; the places win over one another as always."""
+    toml = 'upstream = ["a.corp", "b.corp=http://b:5000"]\n'
+    for served, named, urls, origin in (
+        (
+            command("--upstream", "c.corp", toml=toml, env={"UPSTREAM": "d.corp"}),
+            "c.corp",
+            ["https://c.corp"],
+            "argument",
+        ),
+        (
+            command(toml=toml, env={"UPSTREAM": "d.corp E.corp=https://e/x"}),
+            "d.corp e.corp",
+            ["https://d.corp", "https://e/x"],
+            "environment",
+        ),
+        (command(toml=toml), "a.corp b.corp", ["https://a.corp", "http://b:5000"], "config file"),
+        (command(), "", [], "default"),
+    ):
+        assert served.config is not None, served.result.output
+        assert [url for upstream in served.config.upstreams for url in upstream.urls] == urls
+        assert served.shown["upstream"] == f"{named}  ({origin})"
+
+
+def test_tables_of_the_file_say_all_of_an_upstream(command: Command) -> None:
+    """An argument that names one takes it from there; one with a URL is another."""
+    toml = """
+        [upstream."registry.corp:5000"]
+        url = ["https://one.corp", "https://two.corp"]
+        username = "mesh"
+        password-file = "/run/secrets/corp"
+        [upstream."docker.io"]
+        private = true
+    """
+    served = command(toml=toml)
+    assert served.config is not None, served.result.output
+    corp, docker = served.config.upstreams
+    assert (corp.urls, corp.username) == (("https://one.corp", "https://two.corp"), "mesh")
+    assert docker.private
+    assert served.shown["upstream"] == "registry.corp:5000 docker.io  (config file)"
+    served = command("--upstream", "docker.io", "--upstream", "other", toml=toml)
+    assert served.config is not None, served.result.output
+    assert [upstream.private for upstream in served.config.upstreams] == [True, False]
+    served = command("--upstream", "docker.io=https://mirror.corp", toml=toml)
+    assert served.config is not None, served.result.output
+    assert [upstream.private for upstream in served.config.upstreams] == [False]
+
+
+def test_public_registries_are_mirrored_unless_switched_off(command: Command) -> None:
+    """By one flag, wherever; what is configured otherwise stays as it is configured."""
+    names = {u.name for u in NodeConfig(root=Path("x")).mirrored}
+    assert {"docker.io", "ghcr.io", "quay.io", "registry.k8s.io"} <= names
+    for served in (
+        command("--no-public-registries", "--upstream", "a.corp"),
+        command("--upstream", "a.corp", env={"PUBLIC_REGISTRIES": "false"}),
+        command(toml='public-registries = false\nupstream = ["a.corp"]\n'),
+    ):
+        assert served.config is not None, served.result.output
+        assert [upstream.name for upstream in served.config.mirrored] == ["a.corp"]
+    served = command("--public-registries", "--upstream", "docker.io=https://x.corp")
+    assert served.config is not None, served.result.output
+    urls = {u.name: u.urls for u in served.config.mirrored}
+    assert urls["docker.io"] == ("https://x.corp",)
+    assert urls.keys() == names
 
 
 def test_amounts_have_units_in_each_place(command: Command) -> None:
@@ -223,6 +295,21 @@ def test_the_root_and_the_file_can_come_from_anywhere(
         ("disk-reserve = ''", "disk-reserve"),
         ("max-connections = 1", "max-connections"),
         ("log-level = 'loud'", "log-level"),
+        ("upstream = 'a.corp'", "upstream"),
+        ("upstream = ['a/b']", "a/b"),
+        ("upstream = ['a=ftp://b']", "a"),
+        ("upstream = ['a.corp', 'a.corp=http://b']", "a.corp"),
+        ("[upstream]\na = 1", "upstream a"),
+        ("[upstream.a]\nurls = 'http://b'", "urls"),
+        ("[upstream.a]\npassword-file = '/x'", "username"),
+        ("public-registries = 'perhaps'", "public-registries"),
+        ("tag-ttl = -1", "tag-ttl"),
+        ("stale-limit = 'long'", "stale-limit"),
+        ("private = 'all'", "private"),
+        ("keep = 'nothing'", "keep"),
+        ("cache-share = 0", "cache-share"),
+        ("cache-share = 1.5", "cache-share"),
+        ("cache-limit = '50%'", "cache-limit"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_one_line(
@@ -276,7 +363,8 @@ def _assert_refused(served: Served, named: str) -> None:
 def test_help_names_every_setting(command: Command) -> None:
     """With its default."""
     shown = " ".join(command("--help").result.stdout.split())
-    for name in NodeConfig.__dataclass_fields__:
+    for field in NodeConfig.__dataclass_fields__:
+        name = serve._OPTIONS.get(field, field)
         assert f"--{name.replace('_', '-')} " in shown
     assert "[default: 127.0.0.1:5000]" in shown
 

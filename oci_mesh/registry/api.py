@@ -12,11 +12,13 @@ from oci_mesh.registry import responses
 from oci_mesh.registry.blobs import Blobs
 from oci_mesh.registry.listings import Listings
 from oci_mesh.registry.manifests import Manifests, Sparse
+from oci_mesh.registry.mirrored import Mirror, Mirrored
 from oci_mesh.registry.publisher import Publisher
 from oci_mesh.registry.responses import Pace, Sent
 from oci_mesh.registry.uploads import Uploads
 from oci_mesh.sources import Source
 from oci_mesh.spec import routes
+from oci_mesh.spec.routes import Target
 from oci_mesh.store.base import Store
 
 _log = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ class Registry:
 
     `read_only` takes only GET and HEAD: what other nodes are served, from the store alone. `sent`
     accounts for blob bytes; by default they are a client's. They go out at `pace`, if there is one.
+
+    Between nodes content of other registries is asked for by the mesh's names for it; clients say
+    which registry they mean, and that is the `mirror`'s to know. Without one it says nothing.
     """
 
     def __init__(
@@ -47,13 +52,20 @@ class Registry:
         read_only: bool = False,
         sent: Sent | None = None,
         pace: Pace | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
-        blobs = Blobs(store, source, publisher, sent or self._sent_to_client, pace)
+        sent = sent or self._sent_to_client
+        blobs = Blobs(store, source, publisher, sent, pace)
         uploads = Uploads(store, publisher, metrics)
         manifests = Manifests(store, source, publisher, metrics, sparse)
         listings = Listings(store, source)
         self._metrics = metrics
         self._read_only = read_only
+        self._mirrored = None
+        if mirror is not None:
+            self._mirrored = Mirrored(
+                mirror, Blobs(store, mirror, publisher, sent, pace), Listings(store, mirror)
+            )
         self._endpoints: dict[type, Endpoint] = {
             routes.Ping: _ping,
             routes.ListRepositories: listings.repositories,
@@ -78,9 +90,11 @@ class Registry:
             if self._read_only and request.method not in READ_METHODS:
                 raise MethodUnsupported("this listener only reads", headers={"Allow": "GET, HEAD"})
             path, _, query = request.path_qs.partition("?")
-            asked = routes.parse_request(request.method, path, query)
+            # Between nodes names say all, and what a path means is decided before this, too.
+            target = Target("", path) if self._read_only else routes.parse_target(path, query)
+            asked = routes.parse_request(request.method, target.path, query, scoped=self._read_only)
             endpoint = type(asked).__name__
-            response = await self._endpoints[type(asked)](request, asked)
+            response = await self._answer(request, asked, target.registry)
         except OciError as problem:
             response = self._refuse(request, problem)
         except OciMeshError as problem:
@@ -89,6 +103,15 @@ class Registry:
         listener = "mesh" if self._read_only else "client"
         self._metrics.count_request(listener, endpoint, request.method, response.status)
         return response
+
+    async def _answer(
+        self, request: web.BaseRequest, asked: routes.Request, registry: str
+    ) -> web.StreamResponse:
+        if self._mirrored is not None:
+            answer = await self._mirrored.answer(request, asked, registry)
+            if answer is not None:
+                return answer
+        return await self._endpoints[type(asked)](request, asked)
 
     def _sent_to_client(self, request: web.BaseRequest, size: int) -> None:
         self._metrics.client_sent.inc(size)

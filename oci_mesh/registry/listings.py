@@ -1,14 +1,13 @@
 """Lists: tags, repositories, referrers (distribution-spec end-8, end-12; `_catalog`)."""
 
-from urllib.parse import quote, urlencode
-
 from aiohttp import web
 
 from oci_mesh.registry import responses
 from oci_mesh.sources import Source
 from oci_mesh.spec import media_types
 from oci_mesh.spec.manifest import encode_index
-from oci_mesh.spec.routes import ListReferrers, ListRepositories, ListTags
+from oci_mesh.spec.routes import MAX_PAGE, ListReferrers, ListRepositories, ListTags
+from oci_mesh.spec.scope import is_mirrored
 from oci_mesh.store.base import Store
 
 
@@ -22,19 +21,21 @@ class Listings:
     async def tags(self, request: web.BaseRequest, asked: ListTags) -> web.StreamResponse:
         """A page of tags; `Link` leads to the next one if there is one."""
         found = await self._store.tags(asked.repository, asked.last, asked.n + 1)
-        page = found[: asked.n]
-        path = f"/v2/{asked.repository}/tags/list"
-        response = responses.json({"name": asked.repository, "tags": page})
-        return _link(response, path, asked.n, page, more=len(found) > asked.n)
+        return responses.page(request, {"name": asked.repository}, "tags", found, asked.n)
 
     async def repositories(
         self, request: web.BaseRequest, asked: ListRepositories
     ) -> web.StreamResponse:
-        """A page of repositories."""
-        found = await self._store.repositories(asked.last, asked.n + 1)
-        page = found[: asked.n]
-        response = responses.json({"repositories": page})
-        return _link(response, "/v2/_catalog", asked.n, page, more=len(found) > asked.n)
+        """A page of the mesh's own repositories."""
+        found: list[str] = []
+        last = asked.last
+        while len(found) <= asked.n:
+            more = await self._store.repositories(last, MAX_PAGE)
+            if not more:
+                break
+            found += [repository for repository in more if not is_mirrored(repository)]
+            last = more[-1]
+        return responses.page(request, {}, "repositories", found, asked.n)
 
     async def referrers(self, request: web.BaseRequest, asked: ListReferrers) -> web.StreamResponse:
         """All manifests whose subject this is: an index, empty rather than 404.
@@ -48,12 +49,3 @@ class Listings:
             found = [d for d in found if d.artifact_type == asked.artifact_type]
             headers["OCI-Filters-Applied"] = "artifactType"
         return responses.raw(encode_index(found), media_types.OCI_INDEX, headers=headers)
-
-
-def _link(
-    response: web.Response, path: str, n: int, page: list[str], *, more: bool
-) -> web.Response:
-    if more and page:
-        query = urlencode({"n": n, "last": page[-1]}, quote_via=quote)
-        response.headers["Link"] = f'<{path}?{query}>; rel="next"'
-    return response

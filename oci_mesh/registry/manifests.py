@@ -17,7 +17,6 @@ from oci_mesh.registry.bodies import read_manifest
 from oci_mesh.registry.publisher import Publisher
 from oci_mesh.sources import Source, bring
 from oci_mesh.spec import media_types
-from oci_mesh.spec.byte_range import parse_range
 from oci_mesh.spec.digest import DEFAULT_ALGORITHM, Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
 from oci_mesh.spec.names import NameRecord
@@ -68,15 +67,7 @@ class Manifests:
         if not isinstance(digest, Digest):
             digest = await self._store.resolve(asked.repository, digest)
         manifest = await self._source.manifest(asked.repository, digest)
-        headers = responses.content_headers(manifest.digest)
-        if responses.is_current(request, manifest.digest):
-            return responses.empty(304, headers)
-        body, status = manifest.content, 200
-        part = parse_range(request.headers.get("Range"), len(body))
-        if part is not None and request.method == "GET":
-            headers["Content-Range"] = part.content_range(len(body))
-            body, status = body[part.start : part.stop], 206
-        return responses.raw(body, manifest.media_type, status=status, headers=headers)
+        return responses.manifest(request, manifest)
 
     async def put(self, request: web.BaseRequest, asked: PutManifest) -> web.StreamResponse:
         """PUT under a tag, or under a digest with any number of tags.

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, BinaryIO, Final
+from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 from aiohttp import web
@@ -17,6 +18,7 @@ from aiohttp import web
 from oci_mesh.errors import OciError, OciMeshError, StoreCorrupt
 from oci_mesh.spec import media_types
 from oci_mesh.spec.byte_range import ByteRange, parse_range
+from oci_mesh.spec.manifest import Manifest
 from oci_mesh.store.base import Blob
 
 _log = logging.getLogger(__name__)
@@ -62,6 +64,35 @@ def error(problem: OciError) -> web.Response:
     return raw(
         problem.body(), media_types.JSON, status=problem.status, headers=dict(problem.headers)
     )
+
+
+def page(
+    request: web.BaseRequest, document: dict[str, Any], key: str, found: list[str], n: int
+) -> web.Response:
+    """`document` with `n` of the names `found` under `key`; `Link` leads to more, if there are.
+
+    (distribution-spec, "Listing Tags"). What the client said besides `n` and `last` stays said.
+    """
+    listed = found[:n]
+    response = json({**document, key: listed})
+    if listed and len(found) > n:
+        kept = [pair for pair in parse_qsl(request.query_string) if pair[0] not in ("n", "last")]
+        query = urlencode([*kept, ("n", n), ("last", listed[-1])], quote_via=quote)
+        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+    return response
+
+
+def manifest(request: web.BaseRequest, found: Manifest) -> web.Response:
+    """A manifest, or the part of it that is asked for; nothing if the client has it already."""
+    headers = content_headers(found.digest)
+    if is_current(request, found.digest):
+        return empty(304, headers)
+    body, status = found.content, 200
+    part = parse_range(request.headers.get("Range"), len(body))
+    if part is not None and request.method == "GET":
+        headers["Content-Range"] = part.content_range(len(body))
+        body, status = body[part.start : part.stop], 206
+    return raw(body, found.media_type, status=status, headers=headers)
 
 
 def content_headers(digest: object) -> dict[str, str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from oci_mesh.errors import (
@@ -24,7 +24,7 @@ from oci_mesh.errors import (
 )
 from oci_mesh.spec.digest import Digest, check_algorithm
 from oci_mesh.spec.reference import parse_repository, parse_tag, parse_tag_or_digest
-from oci_mesh.spec.scope import parse_scope
+from oci_mesh.spec.scope import is_registry, parse_scope
 
 # A page that fits in one response whatever is asked for (CVE-2023-2253: `n` made distribution
 # allocate). Clients follow `Link`.
@@ -36,6 +36,9 @@ _MAX_QUERY_FIELDS: Final = MAX_TAGS_PER_PUT + 16
 
 # Upload ids are ours: 32 hex digits.
 _UPLOAD_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+# A registry's name has a dot or a port, as in references; `/v2/v2/` is about a repository.
+_LABEL: Final = re.compile(r"[^.:]*")
 
 # Requests that are remembered, parsed: some layers of some hundred images. Each is at most a
 # request line long, so 16 MiB in all if somebody sends nothing but long ones.
@@ -179,6 +182,31 @@ Request = (
 
 _Query = Mapping[str, list[str]]
 _Build = Callable[[str, str, _Query], Request]
+
+
+class Target(NamedTuple):
+    """Which registry's content a request is about, as its client says, and the path that is left.
+
+    `registry` is empty where nothing is said. It may be anything else, for it is only a key to look
+    up: who asks about a registry that there is not is told so, not that the request was wrong.
+    """
+
+    registry: str
+    path: str
+
+
+@lru_cache(_REMEMBERED)
+def parse_target(path: str, query: str) -> Target:
+    """What a client says to a mirror, in the form of containerd, `/v2/…?ns=docker.io`, or in that
+    of docker's `registry-mirrors`, `/docker.io/v2/…`. `path` and `query` as sent.
+
+    Raises a `RequestInvalid` for what `parse_request` refuses too.
+    """
+    first, _, rest = path.removeprefix("/").partition("/")
+    if f"{rest}/".startswith("v2/") and not _LABEL.fullmatch(first) and is_registry(first):
+        return Target(first.lower(), f"/{rest}")
+    names = _parse_query(query).get("ns", [])
+    return Target(" ".join(names).lower(), path)  # more than one is none that there is
 
 
 @lru_cache(_REMEMBERED)  # the same few manifests and blobs are asked for again and again

@@ -37,10 +37,15 @@ class Scope(NamedTuple):
         return f"{self.repository}@{self.registry}{'!' if self.private else ''}"
 
 
+def is_registry(text: str) -> bool:
+    """Whether `text`, in whatever case, has the form of a registry's name."""
+    return len(text) <= MAX_REGISTRY_LENGTH and _REGISTRY.fullmatch(text.lower()) is not None
+
+
 def parse_registry(text: str) -> str:
     """The name of a registry, `host` or `host:port`, in lower case; or raise `NameInvalid`."""
     name = text.lower()
-    if len(name) > MAX_REGISTRY_LENGTH or _REGISTRY.fullmatch(name) is None:
+    if not is_registry(name):
         raise NameInvalid(f"{quoted(text)} is not the name of a registry (HOST or HOST:PORT)")
     return name
 

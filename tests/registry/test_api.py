@@ -61,6 +61,17 @@ async def test_links_lead_through_all_tags_once(
     assert all(len(page) == n for page in found[:-1])
 
 
+@pytest.mark.parametrize("form", ["/v2/a/tags/list?ns=own.test", "/own.test/v2/a/tags/list?x=1"])
+async def test_a_link_leads_to_what_was_asked_for(
+    form: str, client: Client, store: MemoryStore, pushed: Manifest
+) -> None:
+    """In the words in which it was asked for, whatever the client calls this registry."""
+    await store.put_manifest("a", pushed, ["v2"], stamp(1))
+    reply = await client.call("GET", f"{form}&n=1&last=v0")
+    assert reply.json == {"name": "a", "tags": ["v1"]}
+    assert reply.headers["Link"] == f'<{form}&n=1&last=v1>; rel="next"'
+
+
 async def test_no_page_is_longer_than_a_response_may_be(
     client: Client, store: MemoryStore, pushed: Manifest
 ) -> None:

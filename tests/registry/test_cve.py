@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NoReturn
 
 import pytest
 
 from oci_mesh.metrics import Metrics
+from oci_mesh.mirror import Mirror
 from oci_mesh.registry.api import Registry
 from oci_mesh.registry.server import RegistryServer
 from oci_mesh.spec import media_types
@@ -14,6 +16,13 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import parse_manifest
 from oci_mesh.spec.routes import MAX_PAGE
 from oci_mesh.store.memory import MemoryStore
+from oci_mesh.tasks import Background
+from oci_mesh.upstream import retry
+from oci_mesh.upstream.client import UpstreamClient
+from oci_mesh.upstream.named import Named
+from oci_mesh.upstream.source import UpstreamSource
+from oci_mesh.upstream.tags import UpstreamTags
+from oci_mesh.upstream_config import UpstreamConfig
 from tests.registry.client import Client
 from tests.registry.conftest import Address
 from tests.registry.publisher import LonePublisher
@@ -171,24 +180,59 @@ async def test_cve_2026_48710_host_says_nothing(
 ADDRESSES = [
     *("169.254.169.254", "[::1]", "localhost:6443", "a@b", "2130706433", "127.1", "0x7f.1"),
     *("evil.example", "http://evil.example", "..%2f..", "docker.io%00", "docker.io"),
+    *("[::ffff:a9fe:a9fe]", "[fe80::1%25eth0]", "0", "0177.0.0.1", "127.0.0.1:5000", "localhost."),
+    *("registry.test@evil.example", "evil.example@registry.test", "registry.test:80@evil.example"),
+    *("registry.test:443", "registry.test.", "registry.test%23.evil.example", "//registry.test"),
+    *(
+        "registry.test%0d%0aHost:%20evil",
+        "registry.test%2f..%2f..",
+        "registry.test&ns=evil.example",
+    ),
+    *("registry%E3%80%82test", "%EF%BC%92.test", "REGISTRY.TEST.EVIL", "metadata.google.internal"),
 ]
 
 
 @pytest.mark.parametrize("namespace", ADDRESSES)
+@pytest.mark.parametrize("form", ["/v2/{path}?ns={ns}", "/{ns}/v2/{path}", "/v2/{ns}/{path}"])
 async def test_cve_2026_33540_ns_is_never_dialled(
-    namespace: str, address: Address, monkeypatch: pytest.MonkeyPatch
+    form: str, namespace: str, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`ns` is a key, not an address: nothing is resolved, connected to, or answered otherwise."""
-    async with Raw(address) as raw:
-        dialled = _refuse_to_dial(monkeypatch)
-        for line in (
-            f"GET /v2/a/manifests/v1?ns={namespace}",
-            f"GET /v2/a/blobs/{DIGEST}?ns={namespace}",
-            f"GET /v2/a/referrers/{DIGEST}?ns={namespace}",
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.0)
+    upstream = UpstreamConfig(name="registry.test", urls=("http://127.0.0.1:9",))
+    async with UpstreamClient(upstream) as client, Background() as background:
+        named, metrics = Named(), Metrics()
+        source = UpstreamSource([client], store, named, background, metrics)
+        tags = UpstreamTags(store, source, _Alone(), background, metrics)
+        turns, off = _Alone(), ["docker.io"]
+        mirror = Mirror(["registry.test"], off, store, store, source, tags, turns, named.learn)
+        registry = Registry(store, store, LonePublisher(), metrics, mirror=mirror)
+        async with (
+            RegistryServer(registry.handle, "127.0.0.1", 0, drain_s=0) as server,
+            Raw(server.address) as raw,
         ):
-            await raw.send(line.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n")
-            assert (await raw.answer()).status in (200, 404)
-    assert dialled == []
+            dialled = _refuse_to_dial(monkeypatch)
+            for path in (f"a/manifests/{DIGEST}", f"a/blobs/{DIGEST}", "a/manifests/v1"):
+                target = form.format(path=path, ns=namespace)
+                await raw.send(f"GET {target} HTTP/1.1\r\n".encode() + HOST + b"\r\n")
+                assert (await raw.answer()).status in (400, 404), target
+            assert dialled == []
+            target = form.format(path="a/manifests/v1", ns="registry.test")
+            await raw.send(f"GET {target} HTTP/1.1\r\n".encode() + HOST + b"\r\n")
+            assert (await raw.answer()).status == 404
+            assert dialled, "nothing is dialled at all: this test sees nothing"
+
+
+class _Alone:
+    """There is no other node."""
+
+    def turn(self, repository: str, digest: Digest) -> AbstractAsyncContextManager[None]:
+        """As `Turns.turn`."""
+        return nullcontext()
+
+    async def confirm(self, repository: str, tag: str, digest: Digest, voices: int) -> float | None:
+        """As `Colleague.confirm`."""
+        return None
 
 
 async def test_cve_2020_15157_urls_of_layers_are_not_followed(

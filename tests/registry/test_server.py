@@ -71,7 +71,7 @@ class _FailingBlob(MemoryBlob):
 class _FailingStore(MemoryStore):
     async def blob(self, repository: str, digest: Digest) -> Blob:
         """As `Store.blob`."""
-        return _FailingBlob(digest, CONTENT)
+        return _FailingBlob(digest, CONTENT, self._uses)
 
 
 async def test_a_blob_that_fails_in_the_middle_is_cut() -> None:

@@ -20,7 +20,14 @@ from oci_mesh.errors import (
 from oci_mesh.spec import routes
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.reference import parse_repository, parse_tag
-from oci_mesh.spec.routes import MAX_PAGE, MAX_TAGS_PER_PUT, Request, parse_request
+from oci_mesh.spec.routes import (
+    MAX_PAGE,
+    MAX_TAGS_PER_PUT,
+    Request,
+    Target,
+    parse_request,
+    parse_target,
+)
 from tests.spec import strategies
 from tests.spec.attempt import attempt
 
@@ -281,3 +288,47 @@ def test_any_request(method: str, path: str, query: str) -> None:
     # Parameters may be any text, but text it is: a store and a header can take it.
     for text in (getattr(asked, "last", ""), getattr(asked, "artifact_type", "")):
         (text or "").encode()
+
+
+MANIFEST = "/v2/library/busybox/manifests/1"
+
+# path, query -> whose content, and the path that is left
+TARGETS: dict[tuple[str, str], Target] = {
+    (MANIFEST, ""): Target("", MANIFEST),
+    (MANIFEST, "ns="): Target("", MANIFEST),
+    (MANIFEST, "ns=docker.io"): Target("docker.io", MANIFEST),
+    (MANIFEST, "a=b&ns=Docker.IO&c"): Target("docker.io", MANIFEST),
+    (MANIFEST, "%6es=docker%2Eio"): Target("docker.io", MANIFEST),
+    (MANIFEST, "ns=registry.corp%3A5000"): Target("registry.corp:5000", MANIFEST),
+    (MANIFEST, "ns=a&ns=docker.io"): Target("a docker.io", MANIFEST),
+    (MANIFEST, "ns=169.254.169.254"): Target("169.254.169.254", MANIFEST),
+    (MANIFEST, "ns=http://a@b/"): Target("http://a@b/", MANIFEST),
+    # the form of docker's `registry-mirrors`
+    ("/docker.io" + MANIFEST, ""): Target("docker.io", MANIFEST),
+    ("/registry.corp:5000/v2/", ""): Target("registry.corp:5000", "/v2/"),
+    ("/Docker.io/v2", ""): Target("docker.io", "/v2"),
+    # no registries' names
+    ("/v2/v2/manifests/1", ""): Target("", "/v2/v2/manifests/1"),
+    ("/v2/v2/v2/manifests/1", ""): Target("", "/v2/v2/v2/manifests/1"),
+    ("/a/v2/", ""): Target("", "/a/v2/"),
+    ("/../v2/", ""): Target("", "/../v2/"),
+    ("//v2/", ""): Target("", "//v2/"),
+    ("/a%2eb/v2/", ""): Target("", "/a%2eb/v2/"),
+    ("/a.b@c/v2/", ""): Target("", "/a.b@c/v2/"),
+    ("/a.b/v3/", ""): Target("", "/a.b/v3/"),
+    ("/a.b/v2x", ""): Target("", "/a.b/v2x"),
+    ("", ""): Target("", ""),
+}
+
+
+@pytest.mark.parametrize(("path", "query"), TARGETS, ids=" ".join)
+def test_whose_content_it_is_about(path: str, query: str) -> None:
+    """A key to look up, however it is written, and no more than that."""
+    assert parse_target(path, query) == TARGETS[path, query]
+
+
+@given(strategies.repositories)
+def test_no_repository_is_taken_for_a_registry(repository: str) -> None:
+    """What clients without a mirror ask for is left as it is."""
+    for path in (f"/v2/{repository}/tags/list", f"/v2/{repository}/v2/manifests/v2"):
+        assert parse_target(path, "") == ("", path)
