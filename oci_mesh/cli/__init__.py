@@ -9,6 +9,7 @@ import click
 from oci_mesh import __version__
 from oci_mesh.cli.authority import ca_group, token_group
 from oci_mesh.cli.commands import pull_command, push_command
+from oci_mesh.cli.containerd import containerd_group
 from oci_mesh.cli.run import ReportingGroup
 
 
@@ -16,7 +17,7 @@ from oci_mesh.cli.run import ReportingGroup
 @click.version_option(__version__, prog_name="oci-mesh")
 def main() -> None:
     """Move container images between files and the oci_mesh node on this machine, or any other
-    OCI registry, no docker needed; and let nodes into a mesh.
+    OCI registry, no docker needed; let nodes into a mesh, and have containerd ask it.
 
     \b
     Examples:
@@ -26,6 +27,7 @@ def main() -> None:
       oci-mesh pull app:v1 - --format docker-archive | docker load
       oci-mesh ca init /etc/oci-mesh/ca
       oci-mesh token create --ca /etc/oci-mesh/ca
+      oci-mesh containerd configure --dry-run
     """
 
 
@@ -33,3 +35,4 @@ main.add_command(push_command)
 main.add_command(pull_command)
 main.add_command(ca_group)
 main.add_command(token_group)
+main.add_command(containerd_group)
