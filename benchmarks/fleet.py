@@ -22,6 +22,14 @@ What happens to our nodes (--scenario); contestants always run together on even 
   liars     30 % of the nodes send flipped bits; the others' time counts
   small     one node reads blobs of 4 kB to 1 MB, one after the other
 
+--cold KIND is another comparison: the image is on an upstream registry (docker-registry with TLS)
+alone, and our peers mirror it; the same in the same command without them. Clients are containerds.
+
+  public   all nodes pull at once
+  private  the same; the upstream wants a secret that the containerds have, and our peers have not
+  alone    one node, nothing cached, in turns with direct pulls
+  warm     one node that has the image: how long a manifest takes
+
 All clients wait behind a gate and start at the same instant. Each contestant gets new machines with
 empty directories in memory. A ratio in [brackets] comes from a run in which the cores were full: it
 says something of this machine, nothing of the contestant.
@@ -41,7 +49,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import machine
-from benchmarks.rig import plot, quantities, scenarios, table
+from benchmarks.rig import cold, plot, quantities, scenarios, table
 from benchmarks.rig.bounds import Link
 from benchmarks.rig.contestants import CONTESTANTS, missing
 from benchmarks.rig.image import EXPANSION, SHARES, built
@@ -53,6 +61,7 @@ from tests.e2e import command
 
 TOOLS: Final = ("ip", "tc", "unshare", "nsenter", "setpriv", "curl")
 QUICK: Final = {"nodes": 3, "rate": "200mbit", "size": "20MB", "patience": 5.0}
+COLD_TOOLS: Final = ("docker-registry", "containerd", "ctr")
 
 
 def main() -> None:
@@ -64,23 +73,39 @@ def main() -> None:
     if lacking or os.geteuid() != 0:
         sys.exit(f"needs root and {', '.join(lacking or TOOLS)}")
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="oci-mesh-fleet-") as scratch:
-        runs = _run(options, Path(scratch))
-    if not runs:
-        sys.exit("nothing was run")
-    print(table.show(runs))
+        course = _course(options, Path(scratch))
+        if options.cold:
+            found = _run_cold(options, course)
+        else:
+            found = cold.Comparison(_run(options, course), [])
+    if found.runs:
+        print(table.show(found.runs))
+    for line in found.said:
+        print(line)
     if options.json:
-        options.json.write_text(json.dumps(_document(options, runs), indent=1) + "\n")
-    if options.plot:
-        plot.save(options.plot, _title(options), runs)
-    if any(run.problems for run in runs):
+        options.json.write_text(json.dumps(_document(options, found), indent=1) + "\n")
+    if options.plot and found.runs:
+        plot.save(options.plot, _title(options), found.runs)
+    if any(run.problems for run in found.runs) or not (found.runs or found.more):
         sys.exit(1)
 
 
-def _run(options: argparse.Namespace, scratch: Path) -> list[Run]:
+def _course(options: argparse.Namespace, scratch: Path) -> Course:
     _say(f"building an image of {options.size / 1e6:.0f} MB, if it is not there")
     image = built(options.cache or scratch, options.size)
-    link = Link(options.rate, options.rate)
-    course = Course(image, [link] * (options.nodes + 1), options.client, scratch, options.patience)
+    links = [Link(options.rate, options.rate)] * (options.nodes + 1)
+    return Course(image, links, options.client, scratch, options.patience, options.containerd)
+
+
+def _run_cold(options: argparse.Namespace, course: Course) -> cold.Comparison:
+    lacking = [tool for tool in COLD_TOOLS if shutil.which(tool) is None]
+    if lacking:
+        sys.exit(f"--cold needs {', '.join(lacking)}")
+    _say(f"cold {options.cold}: {course.nodes} nodes, bound {course.bound_s:.1f} s each")
+    return cold.compare(options.cold, course, tls=options.tls)
+
+
+def _run(options: argparse.Namespace, course: Course) -> list[Run]:
     try:
         plan = scenarios.plan(options.scenario, course, options.slow_nodes)
     except ValueError as error:
@@ -119,9 +144,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--size", type=_checked(quantities.size), default="300MB", help="of the image, compressed"
     )
-    parser.add_argument("--client", choices=CLIENTS, default=CLIENTS[0])
+    parser.add_argument(
+        "--client", choices=CLIENTS, help=f"default: {CLIENTS[0]}; {CLIENTS[1]} for --cold"
+    )
+    parser.add_argument("--containerd", type=Path, help="directory with other programs of it")
     parser.add_argument("--against", type=_contestants, default=[], help=",".join(CONTESTANTS))
     parser.add_argument("--scenario", choices=scenarios.SCENARIOS, default=scenarios.SCENARIOS[0])
+    parser.add_argument("--cold", choices=cold.KINDS, help="instead: the image is on an upstream")
     parser.add_argument("--slow-nodes", type=int, default=2, help="in the scenario slow")
     parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
@@ -135,7 +164,11 @@ def _parse() -> argparse.Namespace:
     )
     if "--quick" in sys.argv:
         parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.client = options.client or CLIENTS[bool(options.cold)]
+    if options.cold == "private" and options.client != "containerd":
+        parser.error("--cold private: only containerds have secrets")
+    return options
 
 
 def _checked(read: Callable[[str], int]) -> Callable[[str], int]:
@@ -165,7 +198,7 @@ def _title(options: argparse.Namespace) -> str:
     )
 
 
-def _document(options: argparse.Namespace, runs: list[Run]) -> dict[str, Any]:
+def _document(options: argparse.Namespace, found: cold.Comparison) -> dict[str, Any]:
     """All that was measured, on what, and how."""
     return {
         "settings": {
@@ -182,7 +215,9 @@ def _document(options: argparse.Namespace, runs: list[Run]) -> dict[str, Any]:
             "congestion_control": CONGESTION,
         },
         "how": HOW,
-        "runs": [run.document() for run in runs],
+        "runs": [run.document() for run in found.runs],
+        "said": found.said,
+        **found.more,
     }
 
 
@@ -192,10 +227,10 @@ def _versions(options: argparse.Namespace) -> dict[str, str]:
     versions = {name: _package_version(name) for name in packages}
     asked = {}
     if options.client == "containerd" or {"scp", "scp-parallel"} & set(options.against):
-        asked["containerd"] = ["containerd", "--version"]
+        asked["containerd"] = [str((options.containerd or Path()) / "containerd"), "--version"]
     if {"scp", "scp-parallel"} & set(options.against):
         asked["ssh"] = ["ssh", "-V"]
-    if "registry" in options.against:
+    if options.cold or "registry" in options.against:
         asked["docker-registry"] = ["docker-registry", "--version"]
     for name, words in asked.items():
         if shutil.which(words[0]) is not None:

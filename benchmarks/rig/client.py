@@ -3,15 +3,18 @@
 `python -m benchmarks.rig.client HOST:PORT REPOSITORY REFERENCE` waits at the gate, then does what
 containerd does on the wire: the manifest, then all blobs, going on with a Range where a body was
 cut. It differs in that a refused blob is asked for again after a moment: it has no other mirror.
+`--ns HOST` asks a mirror for what is that registry's, `--ca FILE` makes it HTTPS.
 Nothing is kept; each byte is read into a reused buffer and hashed.
 """
 
+import argparse
 import hashlib
 import json
+import ssl
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Final
 
 from benchmarks.rig.gate import await_start, say_done
@@ -35,14 +38,18 @@ class Wrong(Exception):
 class Image:
     """An image of a registry."""
 
-    def __init__(self, address: str, repository: str) -> None:
+    def __init__(
+        self, address: str, repository: str, *, registry: str = "", ca: str | None = None
+    ) -> None:
         self._address = address
         self._path = f"/v2/{repository}"
+        self._query = f"?ns={registry}" if registry else ""
+        self._tls = ssl.create_default_context(cafile=ca) if ca else None
 
     def manifest(self, reference: str) -> tuple[dict[str, Any], int]:
         """The manifest and its length in bytes."""
-        connection = HTTPConnection(self._address, timeout=STALL_S)
-        target = f"{self._path}/manifests/{reference}"
+        connection = self._connection()
+        target = f"{self._path}/manifests/{reference}{self._query}"
         connection.request("GET", target, headers={"Accept": _ACCEPT})
         response = connection.getresponse()
         body = response.read()
@@ -57,7 +64,7 @@ class Image:
         hasher, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER_BYTES))
         for _ in range(RETRIES + 1):
             asked += 1
-            connection = HTTPConnection(self._address, timeout=STALL_S)
+            connection = self._connection()
             try:
                 response = self._ask(connection, digest, received)
                 while received < size and (count := response.readinto(buffer)):
@@ -78,9 +85,15 @@ class Image:
             raise Wrong(f"{digest}: got {found} with {received} bytes")
         return asked - 1
 
+    def _connection(self) -> HTTPConnection:
+        if self._tls is None:
+            return HTTPConnection(self._address, timeout=STALL_S)
+        return HTTPSConnection(self._address, timeout=STALL_S, context=self._tls)
+
     def _ask(self, connection: HTTPConnection, digest: str, start: int) -> HTTPResponse:
         headers = {"Range": f"bytes={start}-"} if start else {}
-        connection.request("GET", f"{self._path}/blobs/{digest}", headers=headers)
+        target = f"{self._path}/blobs/{digest}{self._query}"
+        connection.request("GET", target, headers=headers)
         response = connection.getresponse()
         if response.status != (206 if start else 200):
             raise HTTPException(f"status {response.status}: {response.read(200)!r}")
@@ -89,11 +102,16 @@ class Image:
 
 def main() -> None:
     """Read one image."""
-    address, repository, reference = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rig.client")
+    for name in ("address", "repository", "reference"):
+        parser.add_argument(name)
+    parser.add_argument("--ns", default="")
+    parser.add_argument("--ca")
+    options = parser.parse_args()
     await_start()
-    image = Image(address, repository)
+    image = Image(options.address, options.repository, registry=options.ns, ca=options.ca)
     try:
-        manifest, size = image.manifest(reference)
+        manifest, size = image.manifest(options.reference)
         blobs = [manifest["config"], *manifest["layers"]]
         with ThreadPoolExecutor(PARALLEL) as threads:
             retries = sum(threads.map(image.verify, blobs))

@@ -17,7 +17,7 @@ from benchmarks.rig.image import Image
 from benchmarks.rig.mesh import push
 from benchmarks.rig.meter import available_bytes
 from benchmarks.rig.race import Course, Finish, race
-from benchmarks.rig.readers import containerd_on, ctr, readers
+from benchmarks.rig.readers import containerd_on, readers
 from benchmarks.rig.run import Run
 from benchmarks.rig.runners import Outcome, Runner, gated
 from benchmarks.rig.topology import Machine
@@ -80,7 +80,7 @@ def _sync(
         for node in nodes:
             _sshd(node, source.directory, stack)
             containerd = stack.enter_context(containerd_on(node))
-            steps.append(_sync_steps(course.image, node, config, ctr(containerd)))
+            steps.append(_sync_steps(course.image, node, config, containerd.words))
         finish = race(course, machines, runners(source, steps))
         outcomes = _by_node(finish.outcomes, len(nodes))
         run = _run(name, "scp + ctr images import", course, finish, outcomes)

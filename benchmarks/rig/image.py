@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from tests import images
 
-NAME: Final = "registry.mesh.test/fleet/image:v1"
+HOST: Final = "registry.mesh.test"
 REPOSITORY: Final = "fleet/image"
 TAG: Final = "v1"
+NAME: Final = f"{HOST}/{REPOSITORY}:{TAG}"
 
 # Of the compressed whole. One blob with a third of all bytes is usual: a language, its libraries.
 SHARES: Final = (0.38, 0.25, 0.17, 0.11, 0.06, 0.03)

@@ -102,12 +102,29 @@ def mesh(
     machines: Sequence[Machine], layout: Path, *, tls: bool, liars: Sequence[int] = ()
 ) -> Iterator[list[Node]]:
     """All daemons up and acquainted, the image on the source alone, its tag known to all."""
+    with running(machines, tls=tls, liars=liars) as nodes:
+        push(machines[0], REGISTRY, layout)
+        for node in nodes:
+            node.await_tag()
+        yield nodes
+
+
+@contextmanager
+def running(
+    machines: Sequence[Machine],
+    *,
+    tls: bool,
+    liars: Sequence[int] = (),
+    configs: Sequence[Path] = (),
+) -> Iterator[list[Node]]:
+    """All daemons up and acquainted, with nothing; each with its file of settings, if there are."""
     first, others = _security(machines[0].directory, tls=tls)
     others += ["--join", f"{machines[0].address}:{MESH_PORT}"]
     with ExitStack() as stack:
         nodes = []
-        for machine in machines:
-            words = ["--copies", "1", *(others if machine.number else first)]
+        for place, machine in enumerate(machines):
+            words = ["--copies", "1", *(others if place else first)]
+            words += ["--config", str(configs[place])] if configs else []
             module = LIAR if machine.number in liars else "oci_mesh.serve"
             node = Node(machine, *words, module=module)
             stack.callback(node.daemon.kill)
@@ -119,9 +136,6 @@ def mesh(
             node.daemon.await_ready()
         for node in nodes:
             node.await_members(len(nodes))
-        push(machines[0], REGISTRY, layout)
-        for node in nodes:
-            node.await_tag()
         yield nodes
 
 

@@ -31,6 +31,8 @@ class Course:
     directory: Path
     patience_s: float
     """For a quiet machine, before each start."""
+    programs: Path | None = None
+    """Where another containerd than this machine's is."""
 
     @property
     def nodes(self) -> int:

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Final
 
-from benchmarks.rig.image import NAME, REPOSITORY, TAG
+from benchmarks.rig.image import HOST, NAME, REPOSITORY, TAG
 from benchmarks.rig.runners import Runner, gated
 from benchmarks.rig.topology import Machine
 from tests.e2e.containerd import Containerd
 
 CLIENTS: Final = ("peer", "containerd")
-HOST: Final = NAME.partition("/")[0]
+AREA: Final = "k8s.io"  # kubelets' namespace in containerd
 
 
 @contextmanager
@@ -27,25 +26,16 @@ def readers(client: str, machines: Sequence[Machine], registry: str) -> Iterator
         runners = []
         for machine in machines:
             containerd = stack.enter_context(containerd_on(machine, f"http://{registry}"))
-            hosts = containerd.directory / "certs.d"
-            fetch: list[str | Path] = [
-                *ctr(containerd),
-                "content",
-                "fetch",
-                "--hosts-dir",
-                hosts,
-                NAME,
-            ]
-            runners.append(gated(machine, fetch))
+            runners.append(gated(machine, fetch(containerd)))
         yield runners
+
+
+def fetch(containerd: Containerd, *options: str) -> list[str]:
+    """The command that has a containerd pull the image, without unpacking it."""
+    return [*containerd.words, "content", "fetch", *containerd.hosts_options, *options, NAME]
 
 
 def containerd_on(machine: Machine, registry: str = "http://127.0.0.1:5000") -> Containerd:
     """A containerd of this machine's own, which pulls through the registry at that URL."""
     directory = machine.directory / "containerd"
-    return Containerd(directory, machine.namespace, host=HOST, peer=registry)
-
-
-def ctr(containerd: Containerd) -> list[str]:
-    """The words that reach it, in the namespace that kubelets use."""
-    return ["ctr", "--address", str(containerd.directory / "c.sock"), "--namespace", "k8s.io"]
+    return Containerd(directory, machine.namespace, host=HOST, peer=registry, area=AREA)

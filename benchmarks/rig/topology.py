@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.rig.bounds import Link
+from benchmarks.rig.image import HOST
 from tests.e2e.namespaces import NETWORK, Namespace, plug
 
 # 10 ms of the rate. Less than the largest packet that the sending kernel makes (64 KiB and more
@@ -61,20 +62,15 @@ class Machine:
 
     def counters(self) -> Counters:
         """Since the link was made."""
-        for line in Path(f"/proc/{self.namespace.pid}/net/dev").read_text().splitlines():
-            device, _, values = line.partition(":")
-            if device.strip() == "eth0":
-                fields = values.split()
-                return Counters(int(fields[0]), int(fields[8]))
-        raise AssertionError(f"{self.name} has no eth0")
+        return Counters(*self.namespace.traffic())
 
 
 @contextmanager
 def rig(directory: Path, links: Sequence[Link]) -> Iterator[list[Machine]]:
-    """A machine per link, the source first, until the block ends."""
+    """A machine per link, the source first, until the block ends. All know the source as `HOST`."""
     assert len(links) <= MAX_MACHINES
     hosts = directory / "hosts"
-    hosts.write_text("127.0.0.1 localhost\n")
+    hosts.write_text(f"127.0.0.1 localhost\n{NETWORK}.1 {HOST}\n")
     with ExitStack() as stack:
         hub = Namespace("", hosts)
         stack.callback(hub.close)

@@ -4,18 +4,30 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks.rig import bounds, holdings, plot, quantities, scenarios, table, topology
+from benchmarks.rig import (
+    bounds,
+    cold,
+    holdings,
+    hop,
+    plot,
+    quantities,
+    scenarios,
+    table,
+    topology,
+)
 from benchmarks.rig.bounds import GOODPUT, Link
 from benchmarks.rig.image import EXPANSION, SHARES, Image, built
 from benchmarks.rig.meter import Readings, is_full
 from benchmarks.rig.race import Course
 from benchmarks.rig.run import Run
 from benchmarks.rig.runners import Outcome
+from tests.e2e.upstream import Request, direct, parse_log
 
 MBIT = 1_000_000
 EVEN = Link(8 * MBIT, 8 * MBIT)  # 1 MB/s of frames
@@ -200,3 +212,45 @@ def test_holes_in_files_are_seen(tmp_path: Path) -> None:
             os.pwrite(file.fileno(), b"x" * page, place * page)
     assert not holdings.is_complete(roots[:1], [blob])
     assert holdings.is_complete(roots, [blob])
+
+
+# As docker-registry 2.8 wrote it.
+LOG = """\
+time="2026-11-23T16:53:39Z" level=error msg="response completed with error" http.request.uri=/v2/
+10.79.0.2 - - [23/Nov/2026:16:53:39 +0000] "HEAD /v2/app/manifests/v1 HTTP/1.1" 401 146 "" "containerd/1.6.20~ds1"
+10.79.0.2 - - [23/Nov/2026:16:53:39 +0000] "GET /v2/app/blobs/sha256:aa HTTP/1.1" 206 700 "" "oci-mesh"
+10.79.0.3 - puller [23/Nov/2026:16:53:40 +0000] "GET /v2/app/blobs/sha256:aa HTTP/1.1" 200 1000 "" "containerd/2.1.9"
+"""  # noqa: E501
+
+
+def test_what_left_the_upstream_is_read_from_its_log() -> None:
+    """Bytes of blobs, by who got them; answers without content count for nothing."""
+    requests = parse_log(LOG)
+    assert [request.status for request in requests] == [401, 206, 200]
+    assert requests[0] == Request(
+        "10.79.0.2", "HEAD", "/v2/app/manifests/v1", 401, 146, "containerd/1.6.20~ds1"
+    )
+    assert direct(requests) == {"10.79.0.2": 700, "10.79.0.3": 1000}
+
+
+def test_verdicts_of_cold_pulls() -> None:
+    """By what was asked for; nothing is said of a failed run, and not of time with full cores."""
+    good, direct_run = run([11.0]), run([80.0])
+    copies, last = cold.verdict(good, direct_run)
+    assert copies.startswith("images that left the upstream: 1.000, at most 1.05: yes")
+    assert last.startswith("last node / T*: 1.100, at most 1.15: yes")
+    assert ": NO;" in cold.verdict(run([12.0]), direct_run)[1]
+    assert "no result" in cold.verdict(run([12.0], full=True), direct_run)[1]
+    assert cold.verdict(run([12.0], problem="cut"), direct_run) == []
+    [alone] = cold.verdict_alone([run([10.0]), run([10.4]), run([12.0])], [run([10.0])] * 3)
+    assert alone.startswith("lone node / direct pull: 1.040, at most 1.05: yes (1.000..1.200)")
+
+
+def test_the_floor_of_the_hop_is_a_server() -> None:
+    """HEAD without a body, GET with it, on one connection."""
+    with hop.floor(b"manifest") as address:
+        connection = HTTPConnection(address, timeout=hop.TIMEOUT_S)
+        assert hop.asker(connection, "HEAD", "/a")() == b""
+        assert hop.asker(connection, "GET", "/a")() == b"manifest"
+        connection.close()
+    assert hop.summary([1.0] * 98 + [5.0, 9.0])["p50"] == 1.0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.e2e import command
+from tests.e2e.namespaces import Namespace
 
 # In a mount namespace of the command's own, so that it leaves neither mounts nor files behind.
 _BIND = 'for d in $FOLDERS; do mkdir -p "/$d" "$0/$d" && mount --bind "$0/$d" "/$d" || exit; done'
@@ -15,13 +16,18 @@ _ENVIRONMENT = {
 class Clients:
     """The three clients built on containers/image, their whole state below one directory."""
 
-    def __init__(self, directory: Path) -> None:
-        """Configure them: accept unsigned images, search no registry."""
+    def __init__(
+        self, directory: Path, namespace: Namespace | None = None, registries: str = ""
+    ) -> None:
+        """Configure them: accept unsigned images, search no registry. In the network of
+        `namespace`, if given; `registries` goes into registries.conf.
+        """
         self._directory = directory
+        self._namespace = namespace
         etc = directory / "etc" / "containers"
         etc.mkdir(parents=True)
         (etc / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-        (etc / "registries.conf").write_text("unqualified-search-registries = []\n")
+        (etc / "registries.conf").write_text(f"unqualified-search-registries = []\n{registries}")
 
     def skopeo(self, *words: str) -> str:
         """`skopeo WORDS`; its standard output."""
@@ -37,4 +43,6 @@ class Clients:
 
     def _run(self, *argv: str) -> str:
         inside: tuple[str | Path, ...] = ("sh", "-c", f'{_BIND}; exec "$@"', self._directory, *argv)
-        return command.run("unshare", "--mount", *inside, env=_ENVIRONMENT).stdout.decode()
+        words = ("unshare", "--mount", *inside)
+        where = self._namespace.enter(*words) if self._namespace else words
+        return command.run(*where, env=_ENVIRONMENT).stdout.decode()

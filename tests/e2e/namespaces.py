@@ -55,6 +55,15 @@ class Namespace:
         """Run a command to its end in here."""
         return command.run(*self.enter(*argv), env=env, check=check)
 
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that came by its eth0, and that went, since it was made."""
+        for line in Path(f"/proc/{self.pid}/net/dev").read_text().splitlines():
+            device, _, values = line.partition(":")
+            if device.strip() == "eth0":
+                fields = values.split()
+                return int(fields[0]), int(fields[8])
+        raise AssertionError(f"no eth0 in the namespace of {self.address}")
+
     def close(self) -> None:
         """Let go of the namespace; it ends when the last process in it has."""
         self._holder.kill()
