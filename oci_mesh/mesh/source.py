@@ -5,6 +5,8 @@ Any number of clients, and of ranges, of one blob cost one fetch (`fetch`), and 
 have gone: what was begun is wanted here, and by others of this node's trees.
 """
 
+from typing import Final
+
 import msgspec
 
 from oci_mesh.errors import BlobUnknown, DigestInvalid, ManifestUnknown, OciError, PeerError
@@ -21,8 +23,13 @@ from oci_mesh.mesh.wire import blob_path
 from oci_mesh.sources import Origins, SingleFlight
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
+from oci_mesh.spec.scope import is_mirrored
 from oci_mesh.store.base import Blob
-from oci_mesh.tasks import Background
+from oci_mesh.tasks import Background, loop_time
+
+# What was cut in the middle is unknown here for so long. Its clients come back here first: another
+# beginning, and another cut, and containerd gives up; by a 404 it goes on at the registry.
+CUT_S: Final = 60.0
 
 
 class MeshSource:
@@ -52,6 +59,7 @@ class MeshSource:
         self._proofs = proofs
         self._origins = origins
         self._blobs: dict[tuple[str, Digest], Fetch] = {}
+        self._cut: dict[tuple[str, Digest], float] = {}  # until when
         self._manifests: SingleFlight[tuple[str, Digest], Manifest] = SingleFlight(background)
 
     async def stat(self, repository: str, digest: Digest) -> int:
@@ -73,6 +81,8 @@ class MeshSource:
         if self._gossip.is_deleted(repository, str(digest)):
             raise BlobUnknown(f"{digest} was deleted from {repository}")
         key = repository, digest
+        if loop_time() < self._cut.get(key, 0.0):
+            raise BlobUnknown(f"{digest} could not be had to its end a moment ago")
         fetch = self._blobs.get(key)
         if fetch is None:
             # Known before anything is awaited, so no two fetches of one blob can begin.
@@ -112,6 +122,10 @@ class MeshSource:
             await fetch.run()
         finally:
             del self._blobs[fetch.repository, fetch.digest]
+        if fetch.was_cut and is_mirrored(fetch.repository):
+            now = loop_time()
+            self._cut = {key: until for key, until in self._cut.items() if until > now}
+            self._cut[fetch.repository, fetch.digest] = now + CUT_S
 
     async def _fetch_manifest(self, repository: str, digest: Digest) -> Manifest:
         unknown = ManifestUnknown(f"no node has {digest} in {repository}, or can give it")

@@ -244,6 +244,40 @@ async def test_an_upstream_that_is_silent_is_left_to_the_clients(
         await store(a, content=BLOB)
 
 
+async def test_what_was_cut_sends_clients_to_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come back here first, and another cut would be the end of their pull. Only for a while:
+    then the mesh has it from a registry that works again.
+    """
+    monkeypatch.setattr(fetch, "HOLD_S", 0.3)
+    async with running(tmp_path, "a") as a:
+        upstream = Upstream(BLOB)
+        upstream.serve(a)
+        upstream.pauses_at["a"] = len(BLOB) // 2
+        first_pull = asyncio.ensure_future(pull(a, BLOB))
+        await eventually("half is here", lambda: upstream.sent["a"] >= len(BLOB) // 2)
+        monkeypatch.setattr(fetch, "EARLY_S", 0.0)
+        async with await mesh_source(a).blob(PUBLIC, DIGEST) as blob:
+            chunks = blob.chunks(0, blob.size)
+            assert await anext(chunks)
+            upstream.left["a"] = 0
+            upstream.go_on.set()
+            with pytest.raises(OciMeshError):
+                [chunk async for chunk in chunks]
+        with pytest.raises(OciMeshError):
+            await first_pull
+        monkeypatch.undo()
+        del upstream.left["a"], upstream.pauses_at["a"]
+        await eventually("it is given up", lambda: not mesh_source(a)._blobs)
+        asked = upstream.asked["a"]
+        with pytest.raises(BlobUnknown):
+            await pull(a, BLOB)
+        assert upstream.asked["a"] == asked
+        mesh_source(a)._cut = dict.fromkeys(mesh_source(a)._cut, 0.0)  # a minute later
+        assert await pull(a, BLOB) == BLOB
+
+
 async def test_what_one_node_cannot_read_others_do(tmp_path: Path) -> None:
     """It is cut off in the middle of a run."""
     async with nodes(tmp_path, *"abc") as made:
