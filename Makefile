@@ -16,7 +16,7 @@ demo: venv            # three nodes on this machine, an image pushed to one, pul
 	$(RUN) benchmarks.demo
 
 test: venv            # all tests; what the machine has no tools for is skipped with a line
-	$(RUN) pytest
+	$(RUN) pytest -n 4
 
 lint: venv
 	$(RUN) ruff check .
