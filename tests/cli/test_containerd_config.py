@@ -267,16 +267,11 @@ def test_a_configuration_that_is_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n for n in PLUGINS if n not in ("docker-package",)])
 def test_a_real_containerd_reads_it(name: str, tmp_path: Path) -> None:
     """`containerd config dump` says what our file means."""
-    newer = os.environ.get("CONTAINERD2", "")
-    program = shutil.which("containerd", path=newer or None)
+    # 1.x does not know version 3, and 2.x takes no settings of plugins from version 1.
+    path = os.environ.get("CONTAINERD2", "") if PLUGINS[name] == PLUGIN_3 else None
+    program = shutil.which("containerd", path=path)
     if program is None:
-        pytest.skip("containerd is not installed")
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-    is_old = " 1." in version.stdout
-    if is_old and PLUGINS[name] == PLUGIN_3:
-        pytest.skip("containerd 1.x does not know this version")
-    if not is_old and PLUGINS[name] == "cri":
-        pytest.skip("containerd 2.x takes no settings of plugins from this version")
+        pytest.skip("no containerd for this version: not installed, or CONTAINERD2 does not say")
     config = configured(tmp_path, name)
     done(tmp_path, "configure", "--migrate")
     dumped = subprocess.run(
