@@ -16,7 +16,16 @@ from yarl import URL
 
 from oci_mesh.errors import PeerError
 from oci_mesh.mesh import wire
-from oci_mesh.mesh.wire import Attend, Claim, Confirmation, Exchange, Lookup, Replicate, Roster
+from oci_mesh.mesh.wire import (
+    Attend,
+    Claim,
+    Confirmation,
+    Exchange,
+    Lookup,
+    Message,
+    Replicate,
+    Roster,
+)
 from oci_mesh.pki import certificates
 from oci_mesh.pki.application import Application
 from oci_mesh.pki.trust import MAX_TRUST_BYTES
@@ -97,13 +106,7 @@ class PeerClient:
         self, address: str, message: Exchange, member_id: str | None = None
     ) -> Exchange:
         """Gossip with the node at `address`."""
-        body = wire.encode(message)
-        async with (
-            _deadline(address, ANSWER_S),
-            self._request("POST", address, wire.EXCHANGE_PATH, member_id, body=body) as response,
-        ):
-            body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
-        return wire.decode(body, Exchange)
+        return await self._call(address, wire.EXCHANGE_PATH, message, Exchange, member_id)
 
     async def stat(
         self,
@@ -191,13 +194,18 @@ class PeerClient:
         self, address: str, message: Claim, member_id: str | None = None
     ) -> Confirmation:
         """Whether the node, too, sees that a tag of an upstream is this."""
-        body = wire.encode(message)
+        return await self._call(address, wire.TAG_PATH, message, Confirmation, member_id)
+
+    async def _call(
+        self, address: str, path: str, message: object, kind: type[Message], member_id: str | None
+    ) -> Message:
+        """Send a message, and wait for one as answer."""
         async with (
             _deadline(address, ANSWER_S),
-            self._request("POST", address, wire.TAG_PATH, member_id, body=body) as response,
+            self._request("POST", address, path, member_id, body=wire.encode(message)) as response,
         ):
             body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
-        return wire.decode(body, Confirmation)
+        return wire.decode(body, kind)
 
     async def replicate(
         self, address: str, message: Replicate, member_id: str | None = None

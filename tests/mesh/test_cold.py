@@ -204,18 +204,26 @@ async def test_clients_get_nothing_before_all_is_right(
         assert got == await first_pull == BLOB
 
 
+async def half_pulled(
+    a: Node, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> asyncio.Future[bytes]:
+    """A pull of which half is here, and the rest does not come; clients now get what is here."""
+    monkeypatch.setattr(fetch, "HOLD_S", 0.3)
+    upstream.serve(a)
+    upstream.pauses_at["a"] = len(BLOB) // 2
+    pulling = asyncio.ensure_future(pull(a, BLOB))
+    await eventually("half is here", lambda: upstream.sent["a"] >= len(BLOB) // 2)
+    monkeypatch.setattr(fetch, "EARLY_S", 0.0)
+    return pulling
+
+
 async def test_who_has_waited_for_long_gets_what_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But the last piece."""
-    monkeypatch.setattr(fetch, "HOLD_S", 0.3)
     async with running(tmp_path, "a") as a:
         upstream = Upstream(BLOB)
-        upstream.serve(a)
-        upstream.pauses_at["a"] = len(BLOB) // 2
-        first_pull = asyncio.ensure_future(pull(a, BLOB))
-        await eventually("half is here", lambda: upstream.sent["a"] >= len(BLOB) // 2)
-        monkeypatch.setattr(fetch, "EARLY_S", 0.0)
+        first_pull = await half_pulled(a, upstream, monkeypatch)
         async with await mesh_source(a).blob(PUBLIC, DIGEST) as blob:
             chunks = blob.chunks(0, blob.size)
             first = await anext(chunks)
@@ -250,14 +258,9 @@ async def test_what_was_cut_sends_clients_to_the_registry(
     """They come back here first, and another cut would be the end of their pull. Only for a while:
     then the mesh has it from a registry that works again.
     """
-    monkeypatch.setattr(fetch, "HOLD_S", 0.3)
     async with running(tmp_path, "a") as a:
         upstream = Upstream(BLOB)
-        upstream.serve(a)
-        upstream.pauses_at["a"] = len(BLOB) // 2
-        first_pull = asyncio.ensure_future(pull(a, BLOB))
-        await eventually("half is here", lambda: upstream.sent["a"] >= len(BLOB) // 2)
-        monkeypatch.setattr(fetch, "EARLY_S", 0.0)
+        first_pull = await half_pulled(a, upstream, monkeypatch)
         async with await mesh_source(a).blob(PUBLIC, DIGEST) as blob:
             chunks = blob.chunks(0, blob.size)
             assert await anext(chunks)
