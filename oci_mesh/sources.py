@@ -97,7 +97,7 @@ class Access(Protocol):
         """What node `node_id` (this one) shows to others for a blob; empty if it has nothing."""
         ...
 
-    def is_proven(self, repository: str, digest: Digest, node_id: str, proof: str) -> bool:
+    async def is_proven(self, repository: str, digest: Digest, node_id: str, proof: str) -> bool:
         """Whether `proof`, which node `node_id` has shown, is right, as far as this node knows."""
         ...
 

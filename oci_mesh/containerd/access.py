@@ -37,10 +37,14 @@ class ContainerdAccess:
         shown = ",".join(_proof(key, node_id, digest) for key in keys)
         return shown or (_MEMBER if self._any_node else "")
 
-    def is_proven(self, repository: str, digest: Digest, node_id: str, proof: str) -> bool:
-        """As `Access.is_proven`: with the manifests that containerd has now."""
-        if self._any_node:
+    async def is_proven(self, repository: str, digest: Digest, node_id: str, proof: str) -> bool:
+        """As `Access.is_proven`: with the manifests that containerd has now, also of just now."""
+        if self._any_node or self._is_right(digest, node_id, proof):
             return True
+        await self._content.entitled(digest)
+        return self._is_right(digest, node_id, proof)
+
+    def _is_right(self, digest: Digest, node_id: str, proof: str) -> bool:
         shown = [text.encode(errors="replace") for text in proof.split(",", MAX_SHOWN)[:MAX_SHOWN]]
         keys = self._content.keys(digest, MAX_COMPARED)
         right = [_proof(key, node_id, digest).encode() for key in keys]

@@ -87,7 +87,7 @@ class Pieces:
         Raises `BlobUnknown`, `DigestInvalid`, `NameInvalid`.
         """
         repository, digest = str(parse_scope(asked.repository)), Digest.parse(asked.digest)
-        self._proofs.check(request, repository, digest)
+        await self._proofs.check(request, repository, digest)
         try:
             await self._local.stat(repository, digest)
             return await self._statements.of(repository, digest)
@@ -103,7 +103,7 @@ class Pieces:
         try:
             asked = parse_request(request.method, path, query, scoped=True)
             if isinstance(asked, GetBlob):
-                self._proofs.check(request, asked.repository, asked.digest)
+                await self._proofs.check(request, asked.repository, asked.digest)
                 return await self._piece(request, asked)
         except BlobUnknown:
             pass

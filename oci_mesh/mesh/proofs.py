@@ -41,14 +41,14 @@ class Proofs:
         proof = self._access.proof(repository, digest, self._me)
         return {PROOF_HEADER: proof} if proof else {}
 
-    def check(self, request: web.BaseRequest, repository: str, digest: Digest) -> None:
+    async def check(self, request: web.BaseRequest, repository: str, digest: Digest) -> None:
         """Raise `BlobUnknown` unless the node that asks may have the blob."""
         if not is_private(repository):
             return
         proof = request.headers.get(PROOF_HEADER, "")
         if self._access is not None and proof:
             node = self._peer(request)
-            if node and self._access.is_proven(repository, digest, node, proof):
+            if node and await self._access.is_proven(repository, digest, node, proof):
                 return
         raise _unknown()
 
@@ -63,7 +63,7 @@ class Proofs:
                 asked = parse_request("GET", path, query, scoped=True)
                 repository = _private(asked)
                 if repository and isinstance(asked, GetBlob):
-                    self.check(request, repository, asked.digest)
+                    await self.check(request, repository, asked.digest)
                 elif repository:  # manifests of private images are never given
                     raise ManifestUnknown("no such manifest here")
                 elif not isinstance(asked, _ASKED):

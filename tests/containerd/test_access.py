@@ -57,7 +57,15 @@ async def test_who_has_the_manifest_proves_it_to_who_has_it(machines: list[Machi
     for digest in (LAYER, CONFIG):
         proof = machines[0].access.proof(PRIVATE, digest, "a")
         assert proof
-        assert machines[1].access.is_proven(PRIVATE, digest, "a", proof)
+        assert await machines[1].access.is_proven(PRIVATE, digest, "a", proof)
+
+
+async def test_a_manifest_of_just_now_counts(machines: list[Machine]) -> None:
+    """Two containerds pull one image together: who is asked may have got it a moment ago."""
+    await machines[0].pull(IMAGE)
+    proof = machines[0].access.proof(PRIVATE, LAYER, "a")
+    machines[1].containerd.commit(IMAGE.manifest)
+    assert await machines[1].access.is_proven(PRIVATE, LAYER, "a", proof)
 
 
 async def test_who_has_no_manifest_has_no_proof(machines: list[Machine]) -> None:
@@ -65,7 +73,7 @@ async def test_who_has_no_manifest_has_no_proof(machines: list[Machine]) -> None
     await machines[0].pull(IMAGE)
     proof = machines[0].access.proof(PRIVATE, LAYER, "a")
     assert machines[2].access.proof(PRIVATE, LAYER, "c") == ""
-    assert not machines[2].access.is_proven(PRIVATE, LAYER, "a", proof)
+    assert not await machines[2].access.is_proven(PRIVATE, LAYER, "a", proof)
 
 
 async def test_proof_is_of_one_node_and_one_blob(machines: list[Machine]) -> None:
@@ -74,9 +82,9 @@ async def test_proof_is_of_one_node_and_one_blob(machines: list[Machine]) -> Non
         await machine.pull(IMAGE)
     proof = machines[0].access.proof(PRIVATE, LAYER, "a")
     checks = machines[1].access
-    assert not checks.is_proven(PRIVATE, LAYER, "c", proof)
-    assert not checks.is_proven(PRIVATE, CONFIG, "a", proof)
-    assert not checks.is_proven(PRIVATE, LAYER, "", proof)
+    assert not await checks.is_proven(PRIVATE, LAYER, "c", proof)
+    assert not await checks.is_proven(PRIVATE, CONFIG, "a", proof)
+    assert not await checks.is_proven(PRIVATE, LAYER, "", proof)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +93,7 @@ async def test_proof_is_of_one_node_and_one_blob(machines: list[Machine]) -> Non
 async def test_nonsense_proves_nothing(machines: list[Machine], proof: str) -> None:
     """And is no trouble."""
     await machines[0].pull(IMAGE)
-    assert not machines[0].access.is_proven(PRIVATE, LAYER, "a", proof)
+    assert not await machines[0].access.is_proven(PRIVATE, LAYER, "a", proof)
 
 
 async def test_proof_says_nothing_of_the_manifest(machines: list[Machine]) -> None:
@@ -104,9 +112,9 @@ async def test_nodes_with_one_of_many_manifests_in_common(machines: list[Machine
     await second.pull(sharing(99), *map(sharing, range(20, 20 + module.MAX_COMPARED - 1)))
     proof = first.access.proof(PRIVATE, LAYER, "a")
     assert len(proof.split(",")) == module.MAX_SHOWN
-    assert second.access.is_proven(PRIVATE, LAYER, "a", proof)
+    assert await second.access.is_proven(PRIVATE, LAYER, "a", proof)
     await third.pull(*map(sharing, range(200, 230)))
-    assert not third.access.is_proven(PRIVATE, LAYER, "a", proof)
+    assert not await third.access.is_proven(PRIVATE, LAYER, "a", proof)
 
 
 async def test_right_ends_with_the_manifest(machines: list[Machine]) -> None:
@@ -122,7 +130,7 @@ async def test_any_node_if_the_operator_says_so(tmp_path: Path) -> None:
     async with followed(machine.content):
         await eventually("it follows", lambda: machine.content._following)
         assert machine.access.proof(PRIVATE, LAYER, "d")
-        assert machine.access.is_proven(PRIVATE, LAYER, "x", "anything")
+        assert await machine.access.is_proven(PRIVATE, LAYER, "x", "anything")
         await machine.pull(IMAGE)
         await known(machine.content, LAYER)
         strict = Machine(tmp_path / "e")
@@ -130,4 +138,4 @@ async def test_any_node_if_the_operator_says_so(tmp_path: Path) -> None:
             await eventually("it follows", lambda: strict.content._following)
             await strict.pull(IMAGE)
             proof = machine.access.proof(PRIVATE, LAYER, "d")
-            assert strict.access.is_proven(PRIVATE, LAYER, "d", proof)
+            assert await strict.access.is_proven(PRIVATE, LAYER, "d", proof)

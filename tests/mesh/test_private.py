@@ -43,7 +43,7 @@ class Secret:
         """As `Access.proof`."""
         return hashlib.sha256(f"{self.secret} {node_id} {digest}".encode()).hexdigest()
 
-    def is_proven(self, repository: str, digest: Digest, node_id: str, proof: str) -> bool:
+    async def is_proven(self, repository: str, digest: Digest, node_id: str, proof: str) -> bool:
         """As `Access.is_proven`."""
         return proof == self.proof(repository, digest, node_id)
 
