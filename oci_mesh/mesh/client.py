@@ -146,20 +146,9 @@ class PeerClient:
 
     async def attend(self, address: str, message: Attend, member_id: str | None = None) -> Roster:
         """Enter the swarm of a blob at its rendezvous; the answer may wait `message.wait_s`."""
-        async with (
-            self._waiting if message.wait_s > 0 else nullcontext(),
-            _deadline(address, ANSWER_S + message.wait_s),
-            self._request(
-                "POST",
-                address,
-                wire.SWARM_PATH,
-                member_id,
-                body=wire.encode(message),
-                stall_s=ANSWER_S + message.wait_s,
-            ) as response,
-        ):
-            body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
-        return wire.decode(body, Roster)
+        within_s = ANSWER_S + message.wait_s
+        async with self._waiting if message.wait_s > 0 else nullcontext():
+            return await self._call(address, wire.SWARM_PATH, message, Roster, member_id, within_s)
 
     async def statement(
         self,
@@ -197,12 +186,21 @@ class PeerClient:
         return await self._call(address, wire.TAG_PATH, message, Confirmation, member_id)
 
     async def _call(
-        self, address: str, path: str, message: object, kind: type[Message], member_id: str | None
+        self,
+        address: str,
+        path: str,
+        message: object,
+        kind: type[Message],
+        member_id: str | None,
+        within_s: float = ANSWER_S,
     ) -> Message:
         """Send a message, and wait for one as answer."""
+        body = wire.encode(message)
         async with (
-            _deadline(address, ANSWER_S),
-            self._request("POST", address, path, member_id, body=wire.encode(message)) as response,
+            _deadline(address, within_s),
+            self._request(
+                "POST", address, path, member_id, body=body, stall_s=within_s
+            ) as response,
         ):
             body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
         return wire.decode(body, kind)

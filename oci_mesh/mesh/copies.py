@@ -6,6 +6,7 @@ from oci_mesh.members.table import rendezvous
 from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.mesh.peers import Peers
+from oci_mesh.mesh.wire import content_path
 from oci_mesh.spec.digest import Digest
 
 # Nodes asked about one blob, in two waves. In a large mesh the holders of what few have may be
@@ -31,7 +32,7 @@ class Copies:
         me = self._gossip.table.me
         order = rendezvous(str(digest), [*self._peers.candidates(digest), me])
         before = order[: order.index(me)]
-        path, held = f"/v2/{repository}/blobs/{digest}", 0
+        path, held = content_path(repository, "blobs", digest), 0
         if len(before) < self._enough:
             return 0
         for count in WAVES:

@@ -90,7 +90,7 @@ class Fetch:
         self._cold: Cold | None = None  # of this attempt
         self._warm_failed = False
         self._suspects: Sworn | None = None  # by which the last one was wrong
-        self._begun_by_clients = False
+        self._was_given = False
 
     # -- for those who wait
 
@@ -113,13 +113,13 @@ class Fetch:
             raise self.transfer.assembly.sent_away
         if self.transfer.is_hopeless:  # its client is quicker by itself
             raise BlobUnknown(f"nothing of {self.digest} came in {EARLY_S:.0f} s")
-        self._begun_by_clients = True
+        self._was_given = True
         return _Arriving(self, self.transfer)
 
     @property
     def was_cut(self) -> bool:
         """Whether it failed when clients had begun to get it."""
-        return self._begun_by_clients and self._error is not None
+        return self._was_given and self._error is not None
 
     async def _begun(self, within_s: float) -> None:
         """Wait until some of it can be given, or all has ended, or for so long."""

@@ -65,7 +65,7 @@ class Meeting:
     @property
     def path(self) -> str:
         """Where nodes have the blob."""
-        return wire.blob_path(self.repository, self.digest)
+        return wire.content_path(self.repository, "blobs", self.digest)
 
     @property
     def proof(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from aiohttp import web
 from oci_mesh.errors import BlobUnknown, OciError, RangeInvalid
 from oci_mesh.mesh.fetch import Fetch
 from oci_mesh.mesh.gate import Gate
-from oci_mesh.mesh.proofs import Proofs
+from oci_mesh.mesh.proofs import Peer, Proofs
 from oci_mesh.mesh.statements import Statements
 from oci_mesh.mesh.wire import (
     COLD,
@@ -50,7 +50,6 @@ TAKEN_S: Final = 15.0
 
 Sent = Callable[[web.BaseRequest, int], None]
 Find = Callable[[str, Digest], Fetch | None]
-Peer = Callable[[web.BaseRequest], str]
 
 
 def is_piece(request: web.BaseRequest) -> bool:

@@ -19,7 +19,7 @@ from oci_mesh.mesh.proofs import Proofs
 from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.statements import Statements
 from oci_mesh.mesh.transfer import Tools
-from oci_mesh.mesh.wire import blob_path
+from oci_mesh.mesh.wire import content_path
 from oci_mesh.sources import Origins, SingleFlight
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, parse_manifest
@@ -67,7 +67,8 @@ class MeshSource:
         unknown = BlobUnknown(f"no node has {digest} in {repository}")
         if self._gossip.is_deleted(repository, str(digest)):
             raise unknown
-        path, proof = blob_path(repository, digest), self._proofs.headers(repository, digest)
+        path = content_path(repository, "blobs", digest)
+        proof = self._proofs.headers(repository, digest)
         found = await self._peers.holders(digest, path, headers=proof)
         if not found:
             raise unknown
@@ -107,7 +108,7 @@ class MeshSource:
 
     async def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
         """What all nodes know to refer to `subject`, less what was deleted."""
-        path = f"/v2/{repository}/referrers/{subject}"
+        path = content_path(repository, "referrers", subject)
 
         async def ask(member: Member) -> list[Descriptor]:
             fetched = await self._client.fetch(member.address, path, member_id=member.id)
@@ -131,7 +132,7 @@ class MeshSource:
         unknown = ManifestUnknown(f"no node has {digest} in {repository}, or can give it")
         if self._gossip.is_deleted(repository, str(digest)):
             raise unknown
-        path = f"/v2/{repository}/manifests/{digest}"
+        path = content_path(repository, "manifests", digest)
         failed: set[str] = set()
         while found := await self._peers.holders(digest, path, failed):
             for member, _ in found:

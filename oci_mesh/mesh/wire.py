@@ -162,9 +162,11 @@ Message = TypeVar(
 Listed = TypeVar("Listed", Member, NameRecord, Entry)
 
 
-def blob_path(repository: str, digest: Digest) -> str:
-    """Where a node has a blob, escaped: the name of a registry may be an address of IPv6."""
-    return f"/v2/{quote(repository, safe='/@!:')}/blobs/{digest}"
+def content_path(repository: str, kind: str, digest: Digest) -> str:
+    """Where a node has content (`kind`: blobs, manifests, or referrers to it), escaped: the name of
+    a registry may be an address of IPv6.
+    """
+    return f"/v2/{quote(repository, safe='/@!:')}/{kind}/{digest}"
 
 
 def decode(body: bytes, kind: type[Message]) -> Message:
