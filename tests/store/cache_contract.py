@@ -296,7 +296,7 @@ class EvictContract:
 
         async def let_go() -> int:
             gone = 0
-            while gone < 100:
+            while gone < 100 or reads <= 100:  # whichever is slower on this machine
                 gone += len(await store.evict((await store.coldest(100))[: chance.randrange(5)]))
                 await asyncio.sleep(0)
             done.set()
