@@ -5,6 +5,7 @@
     ├── StoreError               this node's disk
     │   ├── StoreLocked          another process has this root open
     │   └── StoreCorrupt         what is on disk is not what was written
+    ├── OperationFailed          what an operator asked this node for
     ├── PeerError                another node: gone, slow, or not speaking our protocol
     ├── UpstreamError            another registry: it sent what cannot be used
     │   ├── UpstreamRefused      it wants (other) credentials, or forbids
@@ -55,6 +56,15 @@ class StoreCorrupt(StoreError):
 
 class PeerError(OciMeshError):
     """Another node did not answer, answered too late, or answered nonsense."""
+
+
+class OperationFailed(OciMeshError):
+    """What an operator asked for could not be done; `hint` is what to do next, or empty."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
 
 
 class UpstreamError(OciMeshError):

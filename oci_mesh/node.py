@@ -25,6 +25,7 @@ from oci_mesh.containerd.directory import ContentDirectory
 from oci_mesh.containerd.handover import Handover
 from oci_mesh.containerd.ingest import IngestOrigins
 from oci_mesh.containerd.source import ContainerdSource
+from oci_mesh.control.server import ControlServer, Verb
 from oci_mesh.errors import ConfigError, Unavailable
 from oci_mesh.members import table
 from oci_mesh.members.clock import HybridClock
@@ -33,7 +34,7 @@ from oci_mesh.mesh.bulk import BulkClient
 from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.copies import Copies
 from oci_mesh.mesh.credentials import Credentials
-from oci_mesh.mesh.door import Door, peer_of
+from oci_mesh.mesh.door import Door
 from oci_mesh.mesh.enrolment import Issuer, Keeper, obtain
 from oci_mesh.mesh.gate import Gate
 from oci_mesh.mesh.gossip import Gossip
@@ -44,7 +45,7 @@ from oci_mesh.mesh.proofs import Proofs
 from oci_mesh.mesh.publisher import MeshPublisher
 from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.replication import Replication
-from oci_mesh.mesh.server import PeerServer
+from oci_mesh.mesh.server import PeerServer, Service, asking
 from oci_mesh.mesh.source import MeshSource
 from oci_mesh.mesh.statements import Signer, Statements
 from oci_mesh.mesh.tag_watch import TagWatch
@@ -104,6 +105,8 @@ class Node:
         self._registry: Handler = _starting
         self._peers: Handler = _starting
         self._gossip: Gossip | None = None
+        self._services: dict[str, Service] = {}
+        self._verbs: dict[str, Verb] = {}
         self._server: RegistryServer
         self._mesh_server: RegistryServer
 
@@ -192,6 +195,7 @@ class Node:
             keeper = Keeper(credentials, issuer, gossip, client, config.join, _hosts(config))
             self._peers = Door(credentials, issuer, keeper, gossip, client, self._peers).handle
             background.spawn(keeper.run())
+        await stack.enter_async_context(ControlServer(config.root, self._verbs))
         await gossip.start()
         stack.push_async_callback(gossip.leave)
         background.spawn(gossip.run())
@@ -247,7 +251,7 @@ class Node:
         window = Window(min(MOST, config.max_connections // 2), config.download_rate)
         peers = Peers(gossip, client, metrics)
         tools = Tools(store, bulk, gate, window, peers, metrics)
-        proofs = Proofs(identity.id, outside.access, _peer)
+        proofs = Proofs(identity.id, outside.access, asking)
         origins = outside.origins
         mesh = MeshSource(
             tools, gossip, rendezvous, statements, client, background, proofs, origins
@@ -283,10 +287,16 @@ class Node:
             pace=gate.pace,
         )
         pieces = Pieces(
-            outside.local, statements, gate, mesh.fetching, _peer, self._sent_to_peer, proofs
+            outside.local, statements, gate, mesh.fetching, asking, self._sent_to_peer, proofs
         )
         self._peers = PeerServer(
-            gossip, replication, rendezvous, pieces, proofs.guarded(own.handle), tags.confirm
+            gossip,
+            replication,
+            rendezvous,
+            pieces,
+            proofs.guarded(own.handle),
+            tags.confirm,
+            self._services,
         ).handle
         return gossip
 
@@ -361,7 +371,7 @@ class Node:
         )
 
     def _sent_to_peer(self, request: web.BaseRequest, size: int) -> None:
-        peer = _peer(request)
+        peer = asking(request)
         known = self._gossip is not None and any(m.id == peer for m in self._gossip.live())
         self.metrics.peer_sent.labels(peer if known else "unknown").inc(size)
 
@@ -411,12 +421,6 @@ class _Outside(NamedTuple):
     local: Source
     """What is on this machine: the store's content, and containerd's."""
     origins: AllOrigins
-
-
-def _peer(request: web.BaseRequest) -> str:
-    """Which node asks: as its certificate proves, or without TLS, as it says."""
-    claimed: str = request.headers.get(NODE_HEADER, "")
-    return peer_of(request) or claimed
 
 
 def _hosts(config: NodeConfig) -> list[str]:

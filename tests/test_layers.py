@@ -52,10 +52,12 @@ MAY_IMPORT = {
     "mirror": SOURCE,
     "cache": SOURCE,
     "mesh": MESH,
-    "node": NODE,
+    "node": NODE | {"control", "operations"},
     "serve": {"errors", "config", "logs", "node", "quantity", "upstream_config"},
-    "cli": {"errors", "spec", "config", "pki", "__init__"},
+    "cli": {"errors", "spec", "config", "control", "pki", "__init__"},
     "web": {"errors", "spec", "config", "node"},
+    "control": {"errors"},
+    "operations": NODE - {"registry"} | {"control"},
     "__init__": {"errors", "spec", "store", "sources", "config", "upstream_config", "node"},
 }
 
@@ -65,7 +67,7 @@ IMPURE_MODULES = {"asyncio", "os", "random", "socket", "threading", "time"}
 
 # The homes of third-party packages: parts, or files of them.
 HOMES = {
-    "aiohttp": {"registry", "upstream", "mesh", "node", "cli/http"},
+    "aiohttp": {"control", "registry", "upstream", "mesh", "node", "cli/http"},
     "yarl": {"registry", "upstream", "mesh", "node", "cli/http", "cli/registry_client"},
     "click": {"cli", "serve"},
     "asyncinotify": {"containerd"},

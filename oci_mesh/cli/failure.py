@@ -5,22 +5,14 @@ Not here: wrong usage, which is click's (exit code 2), and our own faults (`Asse
 
 from typing import Final
 
-from oci_mesh.errors import OciMeshError
+from oci_mesh.errors import OperationFailed
 
 # Names and texts in errors come from archives and registries; a line of them is enough.
 MAX_SHOWN: Final = 120
 
 
-class Failure(OciMeshError):
-    """An operation that failed for a reason outside of this program; exit code 1.
-
-    `hint` is the next step for the person who reads it; empty if there is none to offer.
-    """
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+class Failure(OperationFailed):
+    """An operation that failed for a reason outside of this program; exit code 1."""
 
 
 def shown(text: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from oci_mesh.cli.failure import Failure, first_failure
-from oci_mesh.errors import OciMeshError
+from oci_mesh.cli.failure import first_failure
+from oci_mesh.errors import OciMeshError, OperationFailed
 
 FAILED: Final = 1
 
@@ -54,7 +54,7 @@ def _text(error: BaseException) -> str:
 
 
 def _hint(error: BaseException) -> str:
-    if isinstance(error, Failure):
+    if isinstance(error, OperationFailed):
         return error.hint
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "free some space, or let TMPDIR name a directory on a larger disk"

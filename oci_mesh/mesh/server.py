@@ -6,8 +6,8 @@ makes a third one work, so there are no loops.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
@@ -29,6 +29,17 @@ _log = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+
+class Service(NamedTuple):
+    """A message that others may send, and what it is answered."""
+
+    request: type[Any]
+    answer: Callable[[str, Any], Awaitable[object]]
+    """Of the sender's id (proved where there is TLS, else as it says) and the message. Raises
+    `OciMeshError`s.
+    """
+
+
 # How often the asking node hears that work goes on: well within what it takes for a stall.
 _ALIVE_S: Final = STALL_S / 4
 
@@ -44,6 +55,7 @@ class PeerServer:
         pieces: Pieces,
         content: Handler,
         confirm: Confirm,
+        services: Mapping[str, Service],
     ) -> None:
         self._gossip = gossip
         self._replication = replication
@@ -51,6 +63,7 @@ class PeerServer:
         self._pieces = pieces
         self._content = content
         self._confirm = confirm
+        self._services = services
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -62,6 +75,8 @@ class PeerServer:
             wire.TAG_PATH: self._look,
         }
         handler = handlers.get(request.path)
+        if handler is None and request.path in self._services:
+            handler = self._serve
         if handler is None:
             if is_piece(request):
                 return await self._pieces.handle(request)
@@ -96,6 +111,11 @@ class PeerServer:
         claim = await _message(request, wire.Claim)
         return _document(await tag_watch.answer(claim, self._confirm))
 
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        service = self._services[request.path]
+        message = await _message(request, service.request)
+        return _document(await service.answer(asking(request), message))
+
     async def _replicate(self, request: web.BaseRequest) -> web.StreamResponse:
         """Lines of `working` until the last one: `held`, or why not."""
         asked = await _message(request, wire.Replicate)
@@ -123,6 +143,12 @@ class PeerServer:
 
 def _document(document: object) -> web.Response:
     return web.Response(body=wire.encode(document), content_type="application/json")
+
+
+def asking(request: web.BaseRequest) -> str:
+    """Which node asks: as its certificate proves, or without TLS, as it says."""
+    claimed: str = request.headers.get(wire.NODE_HEADER, "")
+    return peer_of(request) or claimed
 
 
 def check_sender(request: web.BaseRequest, claimed: str) -> None:
