@@ -223,6 +223,11 @@ class Assembly:
         self._stored = True
         self._tell()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is neither in the store, nor has failed."""
+        return not self._stored and self.failure is None
+
     def fail(self, failure: OciMeshError) -> None:
         """It will not come; those who wait hear why."""
         self.failure = failure

@@ -38,6 +38,7 @@ from oci_mesh.spec.scope import is_mirrored
 from oci_mesh.store.base import Blob, Partial
 from oci_mesh.swarm.pieces import SMALL_BYTES
 from oci_mesh.swarm.statement import Statement
+from oci_mesh.tasks import loop_time
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Fetch:
         self._warm_failed = False
         self._suspects: Sworn | None = None  # by which the last one was wrong
         self._was_given = False
+        self._taking = tools.journal.take(meeting.repository, meeting.digest, loop_time)
 
     # -- for those who wait
 
@@ -138,6 +140,11 @@ class Fetch:
                 await self.transfer.assembly.some()
                 return
 
+    @property
+    def is_arriving(self) -> bool:
+        """Whether pieces come, or are waited for, and the store does not have it yet."""
+        return self.transfer is not None and self.transfer.assembly.is_open
+
     async def under_way(self, within_s: float) -> Transfer | None:
         """The transfer, if it has begun by then, and not ended."""
         with suppress(TimeoutError):
@@ -171,7 +178,8 @@ class Fetch:
     async def run(self) -> None:
         """Fetch the blob into the store. Raises nothing of that: it is for those who wait."""
         try:
-            await self._meeting.join()
+            with self._taking.timed("met_s"):
+                await self._meeting.join()
             for _ in range(MAX_ATTEMPTS):
                 if await self._attempt():
                     break
@@ -189,6 +197,7 @@ class Fetch:
         finally:
             if self._error is not None and self.transfer is not None:
                 self.transfer.assembly.fail(self._error)
+            self._taking.end(str(self._error or ""))
             self._located.set()
             self._done.set()
         await (self._meeting.leave() if self._error else self._meeting.complete())
@@ -203,7 +212,8 @@ class Fetch:
             if not self._meeting.seeds():
                 raise BlobUnknown(f"no node has {self.digest}, and its registry does not give it")
         try:
-            self.statement, size = await self._agreement.find()
+            with self._taking.timed("listed_s"):
+                self.statement, size = await self._agreement.find()
         except BlobUnknown as error:
             self._go_cold(error)
             return False
@@ -216,7 +226,13 @@ class Fetch:
             have = await assembly.resume()
             find = None if self._origins is None else self._find_origin
             transfer = Transfer(
-                self._tools, self._meeting, self.statement, assembly, have, find_origin=find
+                self._tools,
+                self._meeting,
+                self.statement,
+                assembly,
+                self._taking,
+                have,
+                find_origin=find,
             )
             if not await self._carry_out(transfer, have):
                 return False
@@ -242,7 +258,9 @@ class Fetch:
             async with self.reading(assembly):
                 # Who leads reads all of it: others could not take from it what was here before.
                 have = [] if cold.alone or cold.is_led else await assembly.resume()
-                transfer = Transfer(self._tools, meeting, None, assembly, have, cold=cold)
+                transfer = Transfer(
+                    self._tools, meeting, None, assembly, self._taking, have, cold=cold
+                )
                 if not await self._carry_out(transfer, have):
                     return False
         finally:
@@ -256,13 +274,19 @@ class Fetch:
         if have:
             _log.info("%s: going on with %d pieces", self.digest, len(have))
         assembly = transfer.assembly
+        kept = sum(assembly.pieces.length(piece) for piece in have)
+        self._taking.begin(assembly.pieces.size, cold=self._cold is not None, kept=kept)
         self.transfer = transfer
         self._meeting.fed = False
         self._located.set()
         try:
-            await transfer.run()
+            try:
+                await transfer.run()
+            finally:
+                self._taking.received(assembly.received)
             assembly.release()
-            await self._keep(assembly.partial)
+            with self._taking.timed("stored_s"):
+                await self._keep(assembly.partial)
         except (SizeDiffers, SignerLied, PeerError, UpstreamError, BlobUnknown) as error:
             await self._end_attempt(assembly, error)
             return False
@@ -293,8 +317,9 @@ class Fetch:
     async def _find_origin(self) -> Origin | None:
         assert self._origins is not None, "the mesh's own content has none"
         try:
-            async with asyncio.timeout(ORIGIN_S):
-                return await self._origins.origin(self.repository, self.digest)
+            with self._taking.timed("listed_s"):
+                async with asyncio.timeout(ORIGIN_S):
+                    return await self._origins.origin(self.repository, self.digest)
         except (TimeoutError, UpstreamError) as error:
             _log.warning("%s: its registry: %s", self.digest, str(error) or "no answer in time")
             return None

@@ -112,6 +112,9 @@ class Pieces:
         return _refuse(404, Fault.MISSING)
 
     async def _piece(self, request: web.BaseRequest, asked: GetBlob) -> web.StreamResponse:
+        fetch = self._find(asked.repository, asked.digest)
+        if fetch is not None and fetch.is_arriving:  # then it is no use to ask the store each time
+            return await self._arriving(request, asked)
         try:
             blob = await self._local.blob(asked.repository, asked.digest)
         except BlobUnknown:

@@ -134,12 +134,11 @@ class DiskPartial(Partial):
 
     def read(self, start: int, stop: int) -> bytes:
         """As `Partial.read`."""
-        content = bytearray(stop - start)
-        rest = memoryview(content)
-        while rest:
-            got = self._read_into(rest, stop - len(rest))
-            rest = rest[got:]
-        return bytes(content)
+        parts = []
+        while start < stop:
+            parts.append(self._read(start, stop - start))
+            start += len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def advance(self, stop: int) -> None:
         """As `Partial.advance`; what was hashed is given to the disk, some MiB at a time."""
@@ -199,11 +198,24 @@ class DiskPartial(Partial):
         if not self._held:
             raise BlobUploadUnknown("this partial has ended")
 
+    def _read(self, offset: int, size: int) -> bytes:
+        """Some bytes from there on, at most so many."""
+        try:
+            some = os.pread(self._file.fileno(), size, offset)
+        except OSError as error:
+            raise storage_error(error) from error
+        if not some:
+            raise self._ends_at(offset)
+        return some
+
     def _read_into(self, buffer: memoryview, offset: int) -> int:
         try:
             got = os.preadv(self._file.fileno(), [buffer], offset)
         except OSError as error:
             raise storage_error(error) from error
         if not got:
-            raise StorageFailed(f"the partial of {self.digest} ends at byte {offset} on this disk")
+            raise self._ends_at(offset)
         return got
+
+    def _ends_at(self, offset: int) -> StorageFailed:
+        return StorageFailed(f"the partial of {self.digest} ends at byte {offset} on this disk")
