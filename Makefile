@@ -2,8 +2,10 @@
 
 PYTHON ?= python3
 RUN := .venv/bin/python -m
+LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(RUN) uv pip compile --quiet --upgrade --universal \
+  --python-version 3.11 --generate-hashes --no-annotate
 
-.PHONY: venv demo test lint check e2e clean
+.PHONY: venv demo test lint check e2e lock clean
 
 venv: .venv/installed
 
@@ -27,6 +29,11 @@ check: lint test
 
 e2e: venv             # only the tests with real clients, and the official conformance suite
 	$(RUN) pytest -m e2e
+
+lock: venv            # what the image and the bundle install: newest versions, with their hashes
+	$(RUN) pip install --quiet uv
+	echo hatchling | $(LOCK) - --output-file deploy/build-requirements.txt
+	$(LOCK) pyproject.toml --output-file deploy/requirements.txt
 
 clean:
 	rm -rf .venv build dist

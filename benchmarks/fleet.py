@@ -30,6 +30,9 @@ alone, and our peers mirror it; the same in the same command without them. Clien
   alone    one node, nothing cached, in turns with direct pulls
   warm     one node that has the image: how long a manifest takes
 
+--sync is a third one: a `docker save` archive on the source goes into each containerd, by one
+`oci-mesh sync --import`, and by the script that copies and imports it node by node.
+
 All clients wait behind a gate and start at the same instant. Each contestant gets new machines with
 empty directories in memory. A ratio in [brackets] comes from a run in which the cores were full: it
 says something of this machine, nothing of the contestant.
@@ -49,7 +52,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import machine
-from benchmarks.rig import cold, plot, quantities, scenarios, table
+from benchmarks.rig import cold, plot, quantities, scenarios, sync, table
 from benchmarks.rig.bounds import Link
 from benchmarks.rig.contestants import CONTESTANTS, missing
 from benchmarks.rig.image import EXPANSION, SHARES, built
@@ -74,7 +77,9 @@ def main() -> None:
         sys.exit(f"needs root and {', '.join(lacking or TOOLS)}")
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="oci-mesh-fleet-") as scratch:
         course = _course(options, Path(scratch))
-        if options.cold:
+        if options.sync:
+            found = _run_sync(options, course)
+        elif options.cold:
             found = _run_cold(options, course)
         else:
             found = cold.Comparison(_run(options, course), [])
@@ -103,6 +108,13 @@ def _run_cold(options: argparse.Namespace, course: Course) -> cold.Comparison:
         sys.exit(f"--cold needs {', '.join(lacking)}")
     _say(f"cold {options.cold}: {course.nodes} nodes, bound {course.bound_s:.1f} s each")
     return cold.compare(options.cold, course, tls=options.tls)
+
+
+def _run_sync(options: argparse.Namespace, course: Course) -> cold.Comparison:
+    if lacking := missing("scp", course):
+        sys.exit(f"--sync: {lacking}")
+    _say(f"sync and scp: {course.nodes} nodes, bound of a transfer {course.bound_s:.1f} s")
+    return sync.compare(course, tls=options.tls, say=_say)
 
 
 def _run(options: argparse.Namespace, course: Course) -> list[Run]:
@@ -151,6 +163,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--against", type=_contestants, default=[], help=",".join(CONTESTANTS))
     parser.add_argument("--scenario", choices=scenarios.SCENARIOS, default=scenarios.SCENARIOS[0])
     parser.add_argument("--cold", choices=cold.KINDS, help="instead: the image is on an upstream")
+    parser.add_argument("--sync", action="store_true", help="instead: an archive into containerds")
     parser.add_argument("--slow-nodes", type=int, default=2, help="in the scenario slow")
     parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
@@ -226,9 +239,10 @@ def _versions(options: argparse.Namespace) -> dict[str, str]:
     packages = ["oci_mesh", "aiohttp", *(["libtorrent"] * ("bittorrent" in options.against))]
     versions = {name: _package_version(name) for name in packages}
     asked = {}
-    if options.client == "containerd" or {"scp", "scp-parallel"} & set(options.against):
+    scripts = options.sync or {"scp", "scp-parallel"} & set(options.against)
+    if options.client == "containerd" or scripts:
         asked["containerd"] = [str((options.containerd or Path()) / "containerd"), "--version"]
-    if {"scp", "scp-parallel"} & set(options.against):
+    if scripts:
         asked["ssh"] = ["ssh", "-V"]
     if options.cold or "registry" in options.against:
         asked["docker-registry"] = ["docker-registry", "--version"]

@@ -13,11 +13,13 @@ Six concepts, and where they live (imports go one way, `tests/test_layers.py` ho
     Node                all of these, composed and running           node.py
 
     registry/ is HTTP in, from clients; mesh/ is the IO between nodes; upstream/ is HTTP out, to
-    other registries; containerd/ reads what this machine's containerd has; mirror.py says in which
-    order all these are asked, cache.py what is let go; pki/ is certificates; operations/ is what a
-    node does for its operator, who asks by control/, a Unix socket; cli/ is `oci-mesh`;
-    serve.py is the daemon; errors.py has one tree of errors; config.py has every setting,
-    upstream_config.py those of one upstream.
+    other registries; containerd/ reads what this machine's containerd has, and imports images into
+    it; mirror.py says in which order all these are asked, cache.py what is let go; pki/ is
+    certificates; operations/ is what a node does for its operator, who asks by control/, a Unix
+    socket; cli/ is `oci-mesh`;
+    serve.py is the daemon, notify.py what systemd hears of it; errors.py has one tree of errors;
+    journal.py has what the last pulls were like; config.py has every setting, upstream_config.py
+    those of one upstream.
 
 Names that bring the HTTP stack along (`Node`) are imported when they are first used.
 """

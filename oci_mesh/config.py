@@ -4,6 +4,7 @@
 """
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -159,6 +160,18 @@ class NodeConfig:
             "it holds is shared without another copy, and private images without their secrets."
         },
     )
+    containerd_socket: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Socket of this machine's containerd, mostly /run/containerd/containerd.sock "
+            "(k3s: /run/k3s/containerd/containerd.sock), for `oci-mesh sync --import`. With it you "
+            "let every member of the mesh put images into this containerd, by any name."
+        },
+    )
+    containerd_namespace: str = field(
+        default="k8s.io",
+        metadata={"help": "Which of containerd's namespaces images are imported into."},
+    )
     private: str = field(
         default="strict",
         metadata={
@@ -202,6 +215,13 @@ class NodeConfig:
             "fewer are alive)."
         },
     )
+    scrub_rate: int = field(
+        default=10_000_000,
+        metadata={
+            "help": "Bytes a second that this node reads when it verifies all it has, once a week: "
+            "as in 10MB (1 TB takes a day). 0: only when it is asked to (`oci-mesh node scrub`)."
+        },
+    )
     upload_expiry: float = field(
         default=24 * 3600.0,
         metadata={
@@ -218,7 +238,7 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
-        for name in ("ca", "containerd"):
+        for name in ("ca", "containerd", "containerd_socket"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         for address in (self.listen, self.mesh_listen, *self.join):
@@ -229,6 +249,11 @@ class NodeConfig:
             if getattr(self, name) not in policies:
                 chosen = getattr(self, name)
                 raise ConfigError(f"{name} is {chosen!r}, expected {', '.join(policies)}")
+        if _NAMESPACE.fullmatch(self.containerd_namespace) is None:
+            raise ConfigError(
+                f"{self.containerd_namespace!r} cannot be a namespace of containerd: letters and "
+                "digits, with one of . - _ in between"
+            )
         if self.copies < 1:
             raise ConfigError(f"copies is {self.copies}, expected 1 or more")
         self._check_limits()
@@ -248,6 +273,8 @@ class NodeConfig:
             raise ConfigError(f"max_connections must be at least {MIN_CONNECTIONS}")
         if self.disk_limit < 0 or (self.disk_reserve or 0) < 0:
             raise ConfigError("disk_limit and disk_reserve must not be negative")
+        if self.scrub_rate < 0:
+            raise ConfigError("scrub_rate must not be negative")
 
     def _check_mirror(self) -> None:
         names = [upstream.name for upstream in self.upstreams]
@@ -275,6 +302,9 @@ class NodeConfig:
             for name, value in values.items()
         }
 
+
+# containerd's own rule, and its limit (pkg/identifiers).
+_NAMESPACE: Final = re.compile(r"(?=.{1,76}\Z)[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", re.ASCII)
 
 # For each setting that is one of a few words, the words.
 _POLICIES: Final = {

@@ -73,6 +73,7 @@ class Metrics:
         self.blob_bytes = Gauge("oci_mesh_store_bytes", "Their bytes.", registry=registry)
         self.uploads = Gauge("oci_mesh_store_uploads", "Unfinished uploads.", registry=registry)
         self._add_mirror(registry)
+        self._add_upkeep(registry)
 
     def _add_mirror(self, registry: CollectorRegistry) -> None:
         self.upstream_received = Counter(
@@ -109,6 +110,19 @@ class Metrics:
         )
         self.cache_evicted_blobs = Counter(
             "oci_mesh_cache_evicted_blobs", "Likewise, blobs and manifests.", registry=registry
+        )
+
+    def _add_upkeep(self, registry: CollectorRegistry) -> None:
+        self.scrubbed = Counter(
+            "oci_mesh_scrubbed_bytes", "Content that was read again.", registry=registry
+        )
+        self.corrupt = Counter(
+            "oci_mesh_corrupt_contents", "Content found damaged or missing.", registry=registry
+        )
+        self.mended = Counter(
+            "oci_mesh_mended_contents",
+            "Of these, those that could be had again.",
+            registry=registry,
         )
 
     def count_request(self, listener: str, endpoint: str, method: str, status: int) -> None:

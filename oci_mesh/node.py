@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Self
 
 from aiohttp import web
 
+from oci_mesh import __version__
 from oci_mesh import metrics as metrics_module
 from oci_mesh.cache import Cache
 from oci_mesh.config import NodeConfig, is_loopback, split_address
@@ -25,8 +26,9 @@ from oci_mesh.containerd.directory import ContentDirectory
 from oci_mesh.containerd.handover import Handover
 from oci_mesh.containerd.ingest import IngestOrigins
 from oci_mesh.containerd.source import ContainerdSource
-from oci_mesh.control.server import ControlServer, Verb
-from oci_mesh.errors import ConfigError, Unavailable
+from oci_mesh.control.server import ControlServer
+from oci_mesh.errors import ConfigError, ManifestUnknown, Unavailable
+from oci_mesh.journal import Journal
 from oci_mesh.members import table
 from oci_mesh.members.clock import HybridClock
 from oci_mesh.members.table import Member
@@ -45,15 +47,17 @@ from oci_mesh.mesh.proofs import Proofs
 from oci_mesh.mesh.publisher import MeshPublisher
 from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.replication import Replication
-from oci_mesh.mesh.server import PeerServer, Service, asking
+from oci_mesh.mesh.server import PeerServer, asking
 from oci_mesh.mesh.source import MeshSource
 from oci_mesh.mesh.statements import Signer, Statements
 from oci_mesh.mesh.tag_watch import TagWatch
 from oci_mesh.mesh.transfer import Tools
 from oci_mesh.mesh.turns import Turns
-from oci_mesh.mesh.wire import NODE_HEADER
+from oci_mesh.mesh.wire import NODE_HEADER, REPLICATE_PATH, TAKE_PATH
 from oci_mesh.metrics import Metrics
 from oci_mesh.mirror import AllOrigins, Mirror
+from oci_mesh.operations.desk import Desk, Running
+from oci_mesh.operations.explain import ReadManifest
 from oci_mesh.pki.certificates import server_name
 from oci_mesh.registry import responses
 from oci_mesh.registry.api import Registry
@@ -61,6 +65,7 @@ from oci_mesh.registry.manifests import Sparse
 from oci_mesh.registry.server import Handler, RegistryServer
 from oci_mesh.sources import Chain, Source
 from oci_mesh.spec.digest import Digest
+from oci_mesh.spec.manifest import MAX_MANIFEST_BYTES
 from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.swarm.rate import Rate
@@ -80,6 +85,9 @@ SWEEP_S: Final = 300.0
 
 # The sweep must not be later than a short expiry makes one expect.
 _SWEEPS_PER_EXPIRY: Final = 4
+
+# What makes a node hold more; deletions are for all nodes, and reach them from here as well.
+PUSHES: Final = frozenset({"POST", "PUT", "PATCH"})
 
 # Other nodes need no patience on shutdown: where a transfer breaks off, they go on elsewhere.
 PEER_DRAIN_S: Final = 1.0
@@ -105,8 +113,7 @@ class Node:
         self._registry: Handler = _starting
         self._peers: Handler = _starting
         self._gossip: Gossip | None = None
-        self._services: dict[str, Service] = {}
-        self._verbs: dict[str, Verb] = {}
+        self._desk: Desk
         self._server: RegistryServer
         self._mesh_server: RegistryServer
 
@@ -185,7 +192,7 @@ class Node:
             )
         )
         host, port = split_address(config.listen)
-        pages = {"/healthz": _healthy, "/readyz": self._ready, "/metrics": self._show_metrics}
+        pages = {"/healthz": self._healthy, "/readyz": self._ready, "/metrics": self._show_metrics}
         self._server = await stack.enter_async_context(
             RegistryServer(self._handle_client, host, port, pages=pages, drain_s=config.drain)
         )
@@ -195,12 +202,13 @@ class Node:
             keeper = Keeper(credentials, issuer, gossip, client, config.join, _hosts(config))
             self._peers = Door(credentials, issuer, keeper, gossip, client, self._peers).handle
             background.spawn(keeper.run())
-        await stack.enter_async_context(ControlServer(config.root, self._verbs))
+        await stack.enter_async_context(ControlServer(config.root, self._desk.verbs))
         await gossip.start()
         stack.push_async_callback(gossip.leave)
         background.spawn(gossip.run())
         background.spawn(self._sweep())
         background.spawn(self._cache.run())
+        background.spawn(self._desk.upkeep.run())
         self._gossip = gossip
 
     def _warn_if_exposed(self) -> None:
@@ -242,7 +250,7 @@ class Node:
     ) -> Gossip:
         """Make the parts and hand each what it needs: the only place that knows them all."""
         config, metrics, store = self.config, self.metrics, self.store
-        clock = HybridClock(identity.id)
+        clock, journal = HybridClock(identity.id), Journal(config.download_rate)
         gossip = Gossip(self._member(identity), clock, store, client, config.join)
         rendezvous = Rendezvous(gossip, client)
         outside = self._outside(upstreams, background)
@@ -250,55 +258,83 @@ class Node:
         gate = Gate(Uplink(), _rate(config.upload_rate))
         window = Window(min(MOST, config.max_connections // 2), config.download_rate)
         peers = Peers(gossip, client, metrics)
-        tools = Tools(store, bulk, gate, window, peers, metrics)
+        tools = Tools(store, bulk, gate, window, peers, metrics, journal)
         proofs = Proofs(identity.id, outside.access, asking)
         origins = outside.origins
         mesh = MeshSource(
             tools, gossip, rendezvous, statements, client, background, proofs, origins
         )
         self.source = Chain([store, mesh])
-        replication = Replication(gossip, client, rendezvous, self.source, config.copies)
+        replication = Replication(gossip, client, rendezvous, self.source, store, config.copies)
         publisher = MeshPublisher(clock, gossip, replication)
-        tags = UpstreamTags(
-            store,
-            outside.upstreams,
-            TagWatch(gossip, client),
-            background,
-            metrics,
-            ttl_s=config.tag_ttl,
-            stale_limit_s=config.stale_limit,
-        )
+        tags = self._tags(outside.upstreams, TagWatch(gossip, client), background)
         self._cache = self._bounded(Copies(gossip, peers, client, config.copies))
-        self._registry = Registry(
-            store,
-            self.source,
-            publisher,
-            metrics,
-            sparse=Sparse(config.sparse),
-            mirror=self._mirror(outside, mesh, tags, Turns(gossip, rendezvous)),
+        mirror = self._mirror(outside, mesh, tags, Turns(gossip, rendezvous))
+        running = Running(
+            config=config,
+            version=__version__,
+            url=self._server.url,
+            store=store,
+            source=self.source,
+            local=outside.local,
+            private_manifest=outside.private_manifest,
+            gossip=gossip,
+            client=client,
+            credentials=credentials,
+            mesh=mesh,
+            mirror=mirror,
+            proofs=proofs,
+            upstreams=outside.upstreams,
+            upstream_clients=upstreams,
+            replication=replication,
+            publisher=publisher,
+            statements=statements,
+            tools=tools,
+            cache=self._cache,
+            journal=journal,
+        )
+        self._desk = Desk(running)
+        self._registry = self._for_clients(running)
+        self._peers = self._for_peers(running, gate, rendezvous, tags)
+        return gossip
+
+    def _for_clients(self, parts: Running) -> Handler:
+        return Registry(
+            parts.store,
+            parts.source,
+            parts.publisher,
+            self.metrics,
+            sparse=Sparse(self.config.sparse),
+            mirror=parts.mirror,
+            journal=parts.journal,
         ).handle
+
+    def _for_peers(
+        self, parts: Running, gate: Gate, rendezvous: Rendezvous, tags: UpstreamTags
+    ) -> Handler:
         own = Registry(
-            store,
-            outside.local,
-            publisher,
-            metrics,
+            parts.store,
+            parts.local,
+            parts.publisher,
+            self.metrics,
             read_only=True,
             sent=self._sent_to_peer,
             pace=gate.pace,
         )
+        find, proofs = parts.mesh.fetching, parts.proofs
         pieces = Pieces(
-            outside.local, statements, gate, mesh.fetching, asking, self._sent_to_peer, proofs
+            parts.local, parts.statements, gate, find, asking, self._sent_to_peer, proofs
         )
-        self._peers = PeerServer(
-            gossip,
-            replication,
+        return PeerServer(
+            parts.gossip,
+            parts.replication,
             rendezvous,
             pieces,
             proofs.guarded(own.handle),
             tags.confirm,
-            self._services,
+            self._desk.services,
+            self._desk.taker.begin,
         ).handle
-        return gossip
 
     def _bounded(self, copies: Copies) -> Cache:
         config = self.config
@@ -334,7 +370,8 @@ class Node:
         config, store, named = self.config, self.store, Named()
         upstreams = UpstreamSource(clients, store, named, background, self.metrics)
         if config.containerd is None:
-            return _Outside(upstreams, named, None, None, store, AllOrigins(upstreams, None))
+            origins = AllOrigins(upstreams, None)
+            return _Outside(upstreams, named, None, None, store, origins, lambda digest: None)
         if config.keep == "handover":
             handover = Handover(store, ContentDirectory(config.containerd))
             content = ContainerdContent(config.containerd, handover.committed)
@@ -350,7 +387,25 @@ class Node:
         containerd = ContainerdSource(content, background, is_public)
         access = ContainerdAccess(content, any_node=config.private == "nodes")
         origins = AllOrigins(upstreams, IngestOrigins(content))
-        return _Outside(upstreams, named, containerd, access, Chain([store, containerd]), origins)
+        local = Chain([store, containerd])
+
+        def manifest(digest: Digest) -> bytes | None:
+            return content.directory.document(digest, MAX_MANIFEST_BYTES)
+
+        return _Outside(upstreams, named, containerd, access, local, origins, manifest)
+
+    def _tags(
+        self, upstreams: UpstreamSource, watch: TagWatch, background: Background
+    ) -> UpstreamTags:
+        return UpstreamTags(
+            self.store,
+            upstreams,
+            watch,
+            background,
+            self.metrics,
+            ttl_s=self.config.tag_ttl,
+            stale_limit_s=self.config.stale_limit,
+        )
 
     def _mirror(
         self, outside: "_Outside", mesh: MeshSource, tags: UpstreamTags, turns: Turns
@@ -388,15 +443,36 @@ class Node:
     async def _handle_client(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._gossip is None:  # until then the clock may be behind stamps in the store
             return await _starting(request)
-        return await self._registry(request)
+        if await self._desk.witness.sees(request.path, request.query.get("ns", "")):
+            return responses.error(ManifestUnknown("no such manifest"))
+        if request.method not in PUSHES:
+            return await self._registry(request)
+        return await self._admit(self._registry, request)
 
     async def _handle_peer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path in (REPLICATE_PATH, TAKE_PATH) and self._gossip is not None:
+            return await self._admit(self._peers, request)
         return await self._peers(request)
+
+    async def _admit(self, handle: Handler, request: web.BaseRequest) -> web.StreamResponse:
+        """Let a push in, unless this node takes none."""
+        try:
+            async with self._desk.upkeep.pushes.admitted():
+                return await handle(request)
+        except Unavailable as error:
+            return responses.error(error)
+
+    async def _healthy(self, request: web.BaseRequest) -> web.StreamResponse:
+        """200 while it answers, from its own database; what fails then, a restart may help."""
+        await self.store.usage()
+        return responses.json({"status": "ok"})
 
     async def _ready(self, request: web.BaseRequest) -> web.StreamResponse:
         """200 once requests are answered: /healthz says it lives, this that it works."""
         if self._gossip is None:
             return await _starting(request)
+        if self._desk.upkeep.pushes.closed:
+            return responses.error(Unavailable("this node drains, or has left the mesh"))
         return responses.json({"node": self.id, "members": len(self.members()) + 1})
 
     async def _show_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -421,6 +497,7 @@ class _Outside(NamedTuple):
     local: Source
     """What is on this machine: the store's content, and containerd's."""
     origins: AllOrigins
+    private_manifest: ReadManifest
 
 
 def _hosts(config: NodeConfig) -> list[str]:
@@ -432,10 +509,6 @@ def _hosts(config: NodeConfig) -> list[str]:
 def _rate(limit: int) -> Rate | None:
     """A limit of the settings; 0 is none."""
     return Rate(limit) if limit else None
-
-
-async def _healthy(request: web.BaseRequest) -> web.StreamResponse:
-    return responses.json({"status": "ok"})
 
 
 async def _starting(request: web.BaseRequest) -> web.StreamResponse:

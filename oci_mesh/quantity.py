@@ -1,4 +1,5 @@
-"""Amounts as people write them in settings: `10GiB`, `50MB`, `100Mbit`; 0 is always 0.
+"""Amounts as people write them in settings: `10GiB`, `50MB`, `100Mbit`; 0 is always 0. And as they
+read them.
 
 Decimal and binary prefixes mean what IEC 80000-13 says. What could mean two things is refused
 instead of guessed: `50Mb` (bytes or bits?), `50M` (1000 or 1024, of what?).
@@ -16,6 +17,9 @@ _AMOUNT: Final = re.compile(
     r"(?: *(?:(?P<prefix>[kmgtKMGT])(?P<binary>i?))?(?P<unit>B|[bB]it))?(?P<per>/s)?",
     re.ASCII,
 )
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
 
 # More than any disk or link has, and small enough for every API that takes a size.
 MAX: Final = 2**62
@@ -40,6 +44,32 @@ def parse_rate(text: str) -> int:
             f"{quoted(text)} is no rate: write bytes a second, or as in 50MB or 100Mbit"
         )
     return _bytes(text, match)
+
+
+def size_text(size: float) -> str:
+    """`12.3 MB`, in powers of ten as networks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds: `90s`, `15m`, `12h`, `7d`. Raises `ConfigError`."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"{quoted(text)} is not a duration such as 90s, 15m, 12h, 7d")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def duration_text(seconds: float) -> str:
+    """`40 s`, `3 h`: the largest unit of which there are two. What is below 0 is 0."""
+    seconds = max(0.0, seconds)
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _bytes(text: str, match: re.Match[str]) -> int:

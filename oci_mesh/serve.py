@@ -6,11 +6,15 @@ an option has no room for. No logic but this lives here.
 """
 
 import asyncio
+import errno
 import logging
+import os
+import shutil
 import signal
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +28,13 @@ from oci_mesh.config import (
     PRIVATE_POLICIES,
     SPARSE_POLICIES,
     NodeConfig,
+    split_address,
 )
-from oci_mesh.errors import ConfigError, OciMeshError
+from oci_mesh.errors import ConfigError, OciMeshError, StoreError
 from oci_mesh.node import Node
+from oci_mesh.notify import Manager, ask
 from oci_mesh.quantity import parse_rate, parse_size
+from oci_mesh.tasks import Background
 from oci_mesh.upstream_config import UpstreamConfig, parse_upstreams
 
 _log = logging.getLogger("oci_mesh.serve")
@@ -35,6 +42,9 @@ _log = logging.getLogger("oci_mesh.serve")
 # The zone too, in a pod that is given its label topology.kubernetes.io/zone under this name. From
 # 1.35 on (1.33 with PodTopologyLabelsAdmission) Kubernetes copies that from the node to its pods.
 KUBERNETES_ZONE: Final = "TOPOLOGY_KUBERNETES_IO_ZONE"
+
+# Bytes without which the store's database cannot be opened.
+_MIN_FREE: Final = 1024 * 1024
 
 # Under this in click's `meta`: the file's `upstream` tables, parsed.
 _TABLES: Final = "oci_mesh.upstreams"
@@ -154,12 +164,15 @@ def _as_typed(key: str, value: Any, option: click.Parameter) -> str | list[str]:
 @_setting("tag_ttl", type=click.FloatRange(min=0), metavar="SECONDS")
 @_setting("stale_limit", type=click.FloatRange(min=0), metavar="SECONDS")
 @_setting("containerd", type=click.Path(path_type=Path, file_okay=False))
+@_setting("containerd_socket", type=click.Path(path_type=Path, dir_okay=False))
+@_setting("containerd_namespace")
 @_setting("private", type=click.Choice(PRIVATE_POLICIES))
 @_setting("keep", type=click.Choice(KEEP_POLICIES))
 @_setting("cache_limit", metavar="SIZE", **_amount(parse_size))
 @_setting("cache_share", type=click.FloatRange(min=0, min_open=True, max=1), metavar="PART")
 @_setting("sparse", type=click.Choice(SPARSE_POLICIES))
 @_setting("copies", type=click.IntRange(min=1))
+@_setting("scrub_rate", metavar="RATE", **_amount(parse_rate))
 @_setting("upload_expiry", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
 @_setting("drain", type=click.FloatRange(min=0), metavar="SECONDS")
 @click.option(
@@ -187,8 +200,20 @@ def main(context: click.Context, /, log_level: str, log_format: str, **settings:
             print(f"{name.replace('_', '-')} = {text}  ({_origin(source)})")
         asyncio.run(_serve(config))
     except OciMeshError as error:
-        print(f"oci-mesh: cannot serve: {error}", file=sys.stderr)
+        advice = _advice(settings["root"], error) if isinstance(error, StoreError) else ""
+        print(f"oci-mesh: cannot serve: {error}{advice}", file=sys.stderr)
         sys.exit(1)
+
+
+def _advice(root: Path, error: StoreError) -> str:
+    """What to do about a root directory that cannot be used."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"; all in there has to be writable for the node's user (now uid {os.geteuid()})"
+    with suppress(OSError):
+        if shutil.disk_usage(root).free < _MIN_FREE:
+            return "; the disk is full: make room, then start it again"
+    return ""
 
 
 def _origin(source: click.core.ParameterSource | None) -> str:
@@ -201,6 +226,8 @@ async def _serve(config: NodeConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    manager = Manager(os.environ)
+    manager.tell("STATUS=opening the store, looking for other nodes")
     async with Node(config) as node:
         others = ", ".join(sorted(member.id for member in node.members())) or "nobody else yet"
         print(
@@ -208,9 +235,23 @@ async def _serve(config: NodeConfig) -> None:
             f"node {node.id} with {others}",
             flush=True,
         )
-        await stop.wait()
+        async with Background() as background:
+            manager.tell("READY=1", f"STATUS={_state(node)}")
+            background.spawn(manager.keep_alive(lambda: _sign_of_life(node)))
+            await stop.wait()
+        manager.tell("STOPPING=1", "STATUS=finishing requests under way")
         _log.info("stopping: finishing requests under way, for %.0f s at most", config.drain)
     _log.info("stopped")
+
+
+async def _sign_of_life(node: Node) -> str:
+    """The node as its clients find it: asked over its listener, it answers from its store."""
+    await ask(*split_address(node.url.removeprefix("http://")), "/healthz")
+    return _state(node)
+
+
+def _state(node: Node) -> str:
+    return f"node {node.id}, {len(node.members()) + 1} in the mesh, registry {node.url}"
 
 
 if __name__ == "__main__":

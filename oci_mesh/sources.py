@@ -139,6 +139,7 @@ class Chain:
         unknown: type[BlobUnknown] | type[ManifestUnknown],
     ) -> Value:
         answer: Exception | None = None
+        trouble: PeerError | None = None
         for source in self._sources:
             try:
                 return await ask(source)
@@ -146,15 +147,24 @@ class Chain:
                 answer = error
             except PeerError as error:
                 _log.warning("%s: %s", type(source).__name__, error)
-        raise answer or unknown("nobody here has it")
+                trouble = error
+        raise answer or unknown("nobody here has it") from trouble
 
 
-async def bring(source: Source, repository: str, digest: Digest) -> None:
+async def bring(
+    source: Source, repository: str, digest: Digest, arrived: Callable[[int], None] | None = None
+) -> None:
     """Have a chain's store hold a blob that another of its sources may have.
 
-    A source that fetches keeps what it fetched. Raises as `Source.blob` and `Blob.stored` do.
+    `arrived` hears of the bytes that came since it last did. A source that fetches keeps what it
+    fetched. Raises as `Source.blob` and `Blob.stored` do.
     """
     async with await source.blob(repository, digest) as blob:
+        at = 0
+        while arrived is not None and at < blob.size:
+            stop = await blob.available(at, blob.size)
+            arrived(stop - at)
+            at = stop
         await blob.stored()
 
 

@@ -20,7 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # What each part may import of the others. A new part has to be put here: that is a decision.
 BASE = {"errors", "spec", "tasks"}
 STORE = BASE | {"store"}
-SOURCE = STORE | {"sources", "metrics", "logs"}
+SOURCE = STORE | {"sources", "metrics", "logs", "journal"}
 MESH = SOURCE | {"swarm", "members", "pki"}
 NODE = MESH | {
     "config",
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "pki": {"errors"},
     "metrics": set(),
     "logs": set(),
+    "journal": {"errors", "spec"},
     "quantity": {"errors"},
     "upstream_config": {"errors", "spec"},
     "config": {"errors", "spec", "upstream_config"},
@@ -52,12 +53,34 @@ MAY_IMPORT = {
     "mirror": SOURCE,
     "cache": SOURCE,
     "mesh": MESH,
-    "node": NODE | {"control", "operations"},
-    "serve": {"errors", "config", "logs", "node", "quantity", "upstream_config"},
-    "cli": {"errors", "spec", "config", "control", "pki", "__init__"},
+    "node": NODE | {"control", "operations", "__init__"},
+    "notify": set(),
+    "serve": {
+        "errors",
+        "config",
+        "logs",
+        "node",
+        "notify",
+        "quantity",
+        "tasks",
+        "upstream_config",
+    },
+    # containerd: doctor asks this machine's, as root, which the node may not be. operations: what
+    # `node join` does before there is a node.
+    "cli": {
+        "errors",
+        "spec",
+        "config",
+        "control",
+        "containerd",
+        "operations",
+        "pki",
+        "quantity",
+        "__init__",
+    },
     "web": {"errors", "spec", "config", "node"},
     "control": {"errors"},
-    "operations": NODE - {"registry"} | {"control"},
+    "operations": NODE - {"registry"} | {"control", "quantity"},
     "__init__": {"errors", "spec", "store", "sources", "config", "upstream_config", "node"},
 }
 
@@ -72,10 +95,12 @@ HOMES = {
     "click": {"cli", "serve"},
     "asyncinotify": {"containerd"},
     "cryptography": {"pki"},
+    "google": {"containerd"},
+    "grpclib": {"containerd"},
     "msgspec": set(MAY_IMPORT),
     "prometheus_client": {"metrics"},
     "rich": {"cli/progress"},
-    "tomlkit": {"cli/hosts_toml"},
+    "tomlkit": {"cli/hosts_toml", "cli/node_config"},
     "zstandard": {"cli/compression"},
 }
 

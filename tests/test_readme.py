@@ -1,4 +1,4 @@
-"""The README's Python runs: each block is a file, named in its first line."""
+"""The guide's Python runs: each block is a file, named in its first line."""
 
 import re
 import subprocess
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", README.read_text(), re.DOTALL))
+ROOT = Path(__file__).parents[1]
+TEXT = "".join(page.read_text() for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))
 
 
 def test_every_block_has_a_name() -> None:
-    """No Python in the README goes untested for want of a file name."""
-    assert len(BLOCKS) == README.read_text().count("```python")
+    """No Python in the guide goes untested for want of a file name."""
+    assert len(BLOCKS) == TEXT.count("```python")
     assert BLOCKS
 
 
@@ -28,7 +29,7 @@ def test_block_runs(name: str, tmp_path: Path) -> None:
     ran = subprocess.run(
         command,
         cwd=tmp_path,
-        env={"PYTHONPATH": str(README.parent), "PATH": ""},
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
         capture_output=True,
         text=True,
         check=False,

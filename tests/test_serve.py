@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -19,10 +19,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from oci_mesh import NodeConfig, logs, serve
+from oci_mesh.pki import authority
 from tests.images import IMAGE_MANIFEST, sha256
 from tests.nodes import DEADLINE_S, make_image
 
 REPOSITORY = Path(__file__).parents[1]
+PROGRAM = (sys.executable, "-m", "oci_mesh.serve")
 
 
 # -- settings, without a process
@@ -375,9 +377,11 @@ def test_help_names_every_setting(command: Command) -> None:
 class Daemon:
     """A process on ports of its own; it is killed if its test does not end it."""
 
-    def __init__(self, root: Path, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self, root: Path, *arguments: str, program: Sequence[str] = PROGRAM, **environment: str
+    ) -> None:
         self.log = root.with_suffix(".log")
-        command = [sys.executable, "-m", "oci_mesh.serve", "--root", str(root)]
+        command = [*program, "--root", str(root)]
         command += ["--listen", "127.0.0.1:0", "--mesh-listen", "127.0.0.1:0", *arguments]
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(
@@ -407,9 +411,11 @@ class Daemon:
 
 
 @contextmanager
-def daemon(root: Path, *arguments: str, **environment: str) -> Iterator[Daemon]:
-    """Run a daemon."""
-    process = Daemon(root, *arguments, **environment)
+def daemon(
+    root: Path, *arguments: str, program: Sequence[str] = PROGRAM, **environment: str
+) -> Iterator[Daemon]:
+    """Run a daemon; `program` may be another one that wraps it."""
+    process = Daemon(root, *arguments, program=program, **environment)
     with process.process:
         try:
             yield process
@@ -527,6 +533,45 @@ def test_what_cannot_be_served_is_said_in_one_line(tmp_path: Path) -> None:
                 assert last.startswith("oci-mesh: cannot serve: ")
                 assert named in last
                 assert "Traceback" not in text
+
+
+# As a user for whom permissions count: root has to give up what lets it pass over them.
+UNPRIVILEGED = (
+    ("setpriv", "--bounding-set=-all", "--inh-caps=-all", *PROGRAM) if not os.geteuid() else PROGRAM
+)
+
+
+def test_what_may_not_be_read_is_named_in_one_line(tmp_path: Path) -> None:
+    """No traceback, no exit code 0; and it starts once all that is mended."""
+    authority.init(tmp_path / "ca", "mesh", time.time())
+    (tmp_path / "a.toml").write_text("copies = 1\n")
+    (tmp_path / "token").touch()
+    options = ["--config", str(tmp_path / "a.toml"), "--ca", str(tmp_path / "ca")]
+    with daemon(tmp_path / "a", *options) as a:
+        a.ready()
+        assert a.end(signal.SIGTERM) == 0
+    for closed, advice in (
+        ("a", "--root"),
+        ("a/lock", "the node's user"),
+        ("a/metadata.sqlite", "the node's user"),
+        ("a/identity/node.key", "the node's user"),
+        ("a.toml", "--config"),
+        ("ca/ca.key", "Permission denied"),
+        ("token", "Permission denied"),
+    ):
+        which = ["--token", str(tmp_path / "token")] if closed == "token" else options
+        mode = (tmp_path / closed).stat().st_mode
+        (tmp_path / closed).chmod(0)
+        with daemon(tmp_path / "a", *which, program=UNPRIVILEGED) as refused:
+            assert refused.process.wait(DEADLINE_S) in (1, 2)
+        (tmp_path / closed).chmod(mode)
+        text = refused.log.read_text()
+        *_, last = text.splitlines()
+        assert Path(closed).name in last
+        assert advice in last
+        assert "Traceback" not in text
+    with daemon(tmp_path / "a", *options, program=UNPRIVILEGED) as a:
+        a.ready()
 
 
 def test_a_signal_while_it_joins_ends_it(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ class Readings:
     received: list[int] = field(default_factory=list)
     sample_s: list[float] = field(default_factory=list)
     progress: list[list[int]] = field(default_factory=list)
+    """For each sample what each machine had received so far, in bytes; `uploads`: had sent."""
+    uploads: list[list[int]] = field(default_factory=list)
 
 
 class Meter:
@@ -126,9 +128,9 @@ class Meter:
         cpu, count = self._cpu, 0
         while True:
             self.readings.sample_s.append(time.monotonic())
-            self.readings.progress.append(
-                [self.since_start(machine).received for machine in self._machines]
-            )
+            counted = [self.since_start(machine) for machine in self._machines]
+            self.readings.progress.append([counters.received for counters in counted])
+            self.readings.uploads.append([counters.sent for counters in counted])
             if self._stop.wait(SAMPLE_S):
                 return
             count += 1

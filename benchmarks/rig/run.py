@@ -108,6 +108,7 @@ class Run:
             **self.more,
             "progress_s": [_number(at_s - start_s) for at_s in readings.sample_s],
             "progress_bytes": readings.progress,
+            "upload_bytes": readings.uploads,
         }
 
 

@@ -3,7 +3,6 @@
 All of it is work on a directory; no node is asked. Nodes that have the directory notice.
 """
 
-import re
 import secrets
 import time
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Final
 
 import click
 
+from oci_mesh.errors import ConfigError
 from oci_mesh.pki import authority
 from oci_mesh.pki.authority import Authority
+from oci_mesh.quantity import parse_duration
 
 # A token is used within the hour in which the node is set up.
 _TTL: Final = "1h"
@@ -20,17 +21,17 @@ _TTL: Final = "1h"
 # As long as certificates live, by default: see `pki.authority` on why.
 _OVERLAP: Final = "24h"
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
-_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
-
 _DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    if match is None or not int(match[1]):
-        raise click.BadParameter(f"{text!r} is not a duration such as 90s, 15m, 12h, 7d")
-    return float(int(match[1]) * _UNITS[match[2]])
+    try:
+        seconds = parse_duration(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+    if not seconds:
+        raise click.BadParameter("it has to be longer, such as 90s, 15m, 12h, 7d")
+    return seconds
 
 
 @click.group("ca")

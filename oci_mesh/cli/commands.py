@@ -1,65 +1,33 @@
-"""The verbs' arguments, and their help: what people read before they read any of this."""
+"""The verbs about content: their arguments, and their help, which people read before any of this.
+
+What does the work is in `work.py`, and imported when a verb is called: it takes half a second.
+"""
 
 import sys
-import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal
 
 import click
 
-from oci_mesh.cli.compression import Compression, Method
-from oci_mesh.cli.export import STANDARD_OUTPUT, new_file, write_docker_archive, write_oci_tar
-from oci_mesh.cli.files import DirectoryFiles
-from oci_mesh.cli.layout_directory import open_layout
-from oci_mesh.cli.progress import make_progress
-from oci_mesh.cli.pull import Pull
-from oci_mesh.cli.push import Push
-from oci_mesh.cli.registry_client import RegistryClient
-from oci_mesh.cli.result import Result
-from oci_mesh.cli.run import run
+from oci_mesh.cli.completion import REF
+from oci_mesh.cli.options import registry_options, usage
+from oci_mesh.cli.output import json_text, show
+from oci_mesh.cli.run import PARTLY
 from oci_mesh.cli.selection import parse_platform, this_platform
-from oci_mesh.cli.source import STANDARD_INPUT, open_source
-from oci_mesh.cli.target import DEFAULT_REGISTRY, Target, resolve
-from oci_mesh.cli.tree import Tree
-from oci_mesh.errors import ConfigError, OciError
-
-Value = TypeVar("Value")
+from oci_mesh.cli.target import Target, resolve
 
 OCI_DIR: Final = "oci-dir"
 OCI_TAR: Final = "oci-tar"
 DOCKER_ARCHIVE: Final = "docker-archive"
 
-
-def _common(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that all verbs have."""
-    options = [
-        click.option(
-            "--registry",
-            metavar="URL",
-            envvar="OCI_MESH_REGISTRY",
-            show_envvar=True,
-            default=DEFAULT_REGISTRY,
-            show_default=True,
-            help="The local node: what a REF without a host means.",
-        ),
-        click.option(
-            "--plain-http/--tls",
-            default=None,
-            help="Speak HTTP, or HTTPS, whatever the host. Default: HTTP to this machine "
-            "(127.0.0.0/8, ::1, localhost), HTTPS to others. SSL_CERT_FILE names the certificates "
-            "to trust.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+STANDARD: Final = "-"
+"""Standard input, or output."""
 
 
 @click.command("push")
 @click.argument("source", type=click.Path(exists=True, allow_dash=True))
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.option(
     "--compression",
     type=click.Choice(["gzip", "zstd", "none"]),
@@ -77,11 +45,11 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     metavar="NAME",
     help="Which image of SOURCE, if it holds several: its REPO:TAG, tag or digest there.",
 )
-@_common
+@registry_options
 def push_command(
     source: str,
     ref: str,
-    compression: Method,
+    compression: Literal["gzip", "zstd", "none"],
     level: int | None,
     image: str | None,
     registry: str,
@@ -101,22 +69,19 @@ def push_command(
 
     Prints the reference by digest of what was pushed.
     """
-    target = _usage(lambda: resolve(ref, registry, plain_http))
-    packing = _usage(lambda: Compression(compression, level))
-    if source == STANDARD_INPUT and sys.stdin.isatty():
+    from oci_mesh.cli import work
+    from oci_mesh.cli.compression import Compression
+
+    target = usage(lambda: resolve(ref, registry, plain_http))
+    packing = usage(lambda: Compression(compression, level))
+    if source == STANDARD and sys.stdin.isatty():
         raise click.UsageError("SOURCE is standard input, but nothing is piped into it")
-    with make_progress() as progress, open_source(source, progress) as files:
-
-        async def work() -> Result:
-            async with RegistryClient(target.registry, progress.note) as client:
-                return await Push(files, client, target, progress).run(image, packing)
-
-        result = run(work())
-    click.echo(result.json() if as_json else result.reference)
+    result = work.push(source, target, image, packing)
+    show(result, as_json=as_json, text=result.reference)
 
 
 @click.command("pull")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.argument("dest", type=click.Path(allow_dash=True))
 @click.option(
     "--format",
@@ -134,7 +99,7 @@ def push_command(
 @click.option(
     "--referrers", is_flag=True, help="Signatures and other artifacts that refer to it as well."
 )
-@_common
+@registry_options
 def pull_command(
     ref: str,
     dest: str,
@@ -156,50 +121,162 @@ def pull_command(
 
     Prints the reference by digest of what was pulled (to standard error if DEST is -).
     """
-    target = _usage(lambda: resolve(ref, registry, plain_http))
-    wanted = _usage(lambda: parse_platform(platform)) if platform else None
-    form = form or (OCI_TAR if dest == STANDARD_OUTPUT or dest.endswith(".tar") else OCI_DIR)
-    to_stdout = dest == STANDARD_OUTPUT
+    target = usage(lambda: resolve(ref, registry, plain_http))
+    wanted = usage(lambda: parse_platform(platform)) if platform else None
+    form = form or (OCI_TAR if dest == STANDARD or dest.endswith(".tar") else OCI_DIR)
+    to_stdout = dest == STANDARD
     if to_stdout and form == OCI_DIR:
         raise click.UsageError("an oci-dir is a directory: DEST cannot be -")
     if to_stdout and sys.stdout.isatty():
         raise click.UsageError("DEST is standard output, and that is a terminal")
     if form == DOCKER_ARCHIVE and referrers:
         raise click.UsageError("a docker-archive has no room for --referrers")
-    fallback = this_platform() if form == DOCKER_ARCHIVE else None
+    from oci_mesh.cli import work
 
-    def pull_into(root: Path) -> tuple[Result, Tree]:
-        async def work() -> tuple[Result, Tree]:
-            async with RegistryClient(target.registry, progress.note) as client:
-                pull = Pull(client, target, layout, progress)
-                return await pull.run(wanted, fallback=fallback, referrers=referrers)
-
-        with open_layout(root) as layout:
-            return run(work())
-
-    with make_progress() as progress:
-        if form == OCI_DIR:
-            result, _ = pull_into(Path(dest))
-        else:
-            beside = None if to_stdout else Path(dest).parent
-            with tempfile.TemporaryDirectory(dir=beside, prefix=".oci-mesh-") as staging:
-                result, tree = pull_into(Path(staging))
-                _export(Path(staging), tree, form, target, dest)
-    click.echo(result.json() if as_json else result.reference, err=to_stdout)
+    if form == OCI_DIR:
+        result = work.pull(target, Path(dest), wanted, referrers=referrers)
+    else:
+        is_docker = form == DOCKER_ARCHIVE
+        fallback = this_platform() if is_docker else None
+        result = work.pull_archive(
+            target, dest, wanted, fallback, referrers=referrers, for_docker=is_docker
+        )
+    click.echo(json_text(result) if as_json else result.reference, err=to_stdout)
 
 
-def _export(root: Path, tree: Tree, form: str, target: Target, dest: str) -> None:
-    files = DirectoryFiles(root)
-    with new_file(dest) as file:
-        if form == OCI_TAR:
-            write_oci_tar(files, tree, file)
-        else:
-            write_docker_archive(files, tree, str(target) if target.tag else None, file)
+@click.command("copy")
+@click.argument("source", metavar="REF", type=REF)
+@click.argument("dest", metavar="REF", type=REF)
+@click.option(
+    "--referrers", is_flag=True, help="Signatures and other artifacts that refer to it as well."
+)
+@registry_options
+def copy_command(
+    source: str,
+    dest: str,
+    referrers: bool,
+    registry: str,
+    plain_http: bool | None,
+    as_json: bool,
+) -> None:
+    """Copy an image from one registry to another, or under another name.
+
+    The first REF is copied to the second: all platforms, every digest as it is. Blobs pass through
+    this machine, nothing is written to its disk; what the other registry has is not sent. If it
+    breaks off, the same command does the rest.
+
+    Credentials are those of `docker login` or `podman login`: `auths` in ~/.docker/config.json (or
+    DOCKER_CONFIG) and XDG_RUNTIME_DIR/containers/auth.json.
+
+    \b
+    Examples:
+      oci-mesh copy docker.io/library/alpine:3.22 alpine:3.22
+      oci-mesh copy registry.corp/team/app:v1 app:v1 --referrers
+      oci-mesh copy app:v1 app:stable
+
+    Prints the reference by digest of what was copied.
+    """
+    from oci_mesh.cli import work
+
+    origin = usage(lambda: resolve(source, registry, plain_http))
+    goal = usage(lambda: resolve(dest, registry, plain_http))
+    result = work.copy(origin, goal, referrers=referrers)
+    show(result, as_json=as_json, text=result.reference)
 
 
-def _usage(parse: Callable[[], Value]) -> Value:
-    """What cannot be parsed was typed wrongly: exit code 2."""
-    try:
-        return parse()
-    except (OciError, ConfigError) as error:
-        raise click.UsageError(str(error)) from None
+@click.command("tags")
+@click.argument("name", metavar="[REPOSITORY|REF]", type=REF, required=False)
+@click.option("--digests", is_flag=True, help="What each tag means, too. A request each.")
+@registry_options
+def tags_command(
+    name: str | None,
+    digests: bool,
+    registry: str,
+    plain_http: bool | None,
+    as_json: bool,
+) -> None:
+    """List the tags of a repository, one a line.
+
+    Of a REF with a tag or a digest: all tags that mean the same content. Without an argument: the
+    repositories of the local node.
+
+    \b
+    Examples:
+      oci-mesh tags
+      oci-mesh tags team/app --digests
+      oci-mesh tags team/app:latest
+    """
+    from oci_mesh.cli import work
+
+    if name is None:
+        base = usage(lambda: resolve("x", registry, plain_http)).registry
+        repositories = work.list_repositories(base)
+        show(repositories, as_json=as_json, text=repositories.text())
+        return
+    target = usage(lambda: resolve(name, registry, plain_http))
+    tags = work.list_tags(target, alike=_says_which(name), digests=digests)
+    show(tags, as_json=as_json, text=tags.text())
+
+
+@click.command("inspect")
+@click.argument("ref", type=REF)
+@click.option("--raw", is_flag=True, help="The manifest itself, byte for byte.")
+@registry_options
+def inspect_command(
+    ref: str, raw: bool, registry: str, plain_http: bool | None, as_json: bool
+) -> None:
+    """Show what is behind a name: platforms, layers, what would run, labels, what refers to it.
+
+    No layer is fetched.
+
+    \b
+    Examples:
+      oci-mesh inspect app:v1
+      oci-mesh inspect docker.io/library/alpine:3.22 --json
+      oci-mesh inspect app:v1 --raw | sha256sum
+    """
+    from oci_mesh.cli import work
+
+    if raw and as_json:
+        raise click.UsageError("--raw and --json are two forms: choose one")
+    target = usage(lambda: resolve(ref, registry, plain_http))
+    if raw:
+        click.echo(work.manifest(target), nl=False)
+        return
+    inspected = work.inspect(target)
+    show(inspected, as_json=as_json, text=inspected.text())
+
+
+@click.command("rm")
+@click.argument("refs", metavar="REF...", type=REF, nargs=-1, required=True)
+@registry_options
+def rm_command(
+    refs: tuple[str, ...], registry: str, plain_http: bool | None, as_json: bool
+) -> None:
+    """Remove tags, or by digest manifests with all their tags. On a mesh: from all nodes.
+
+    A tag goes alone: its content remains as long as another tag means it, and can be had by its
+    digest until that is removed. Nodes that are away forget it when they are back. If one REF is
+    not there, nothing is removed.
+
+    \b
+    Examples:
+      oci-mesh rm app:v1 app:v2
+      oci-mesh rm app@sha256:…
+    """
+    from oci_mesh.cli import work
+
+    targets: dict[Target, None] = {}
+    for ref in refs:
+        if not _says_which(ref):
+            raise click.UsageError(f"{ref} does not say which one: {ref}:TAG or {ref}@DIGEST")
+        targets[usage(partial(resolve, ref, registry, plain_http))] = None
+    removed, whole = work.remove([*targets])
+    show(removed, as_json=as_json, text="\n".join(one.text() for one in removed.removed))
+    if not whole:
+        raise SystemExit(PARTLY)
+
+
+def _says_which(ref: str) -> bool:
+    """Whether there is a tag or a digest in it: a colon in the last component, or an @."""
+    return "@" in ref or ":" in ref.rpartition("/")[2]

@@ -10,8 +10,9 @@ import msgspec
 
 from oci_mesh.cli import containerd_config, daemon_json, edits, hosts_toml, registries_conf
 from oci_mesh.cli.edits import Machine
+from oci_mesh.cli.options import json_option, registry_option
+from oci_mesh.cli.output import show
 from oci_mesh.cli.runtime import DEFAULT_NAME, Plan, Wish
-from oci_mesh.cli.target import DEFAULT_REGISTRY
 from oci_mesh.errors import NameInvalid
 from oci_mesh.spec.scope import is_registry, parse_registry
 
@@ -80,7 +81,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
             default=Path("/"),
             help="Where the machine's file system is, if it is not this one's.",
         ),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        json_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -93,16 +94,6 @@ _config_option = click.option(
     default=containerd_config.CONFIG,
     show_default=True,
     help="containerd's own configuration.",
-)
-_node_option = click.option(
-    "--registry",
-    "node",
-    metavar="URL",
-    envvar="OCI_MESH_REGISTRY",
-    show_envvar=True,
-    default=DEFAULT_REGISTRY,
-    show_default=True,
-    help="The local node.",
 )
 
 
@@ -123,7 +114,7 @@ _node_option = click.option(
 @click.option("--migrate", is_flag=True, help="Move containerd's old `registry.mirrors` over.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @_config_option
-@_node_option
+@registry_option
 @_common
 def configure_command(
     names: tuple[str, ...],
@@ -133,7 +124,7 @@ def configure_command(
     migrate: bool,
     dry_run: bool,
     config: str,
-    node: str,
+    registry: str,
     runtime: Runtime,
     root: Path,
     as_json: bool,
@@ -156,7 +147,7 @@ def configure_command(
     """
     machine = Machine(root)
     wanted = names or (_DEFAULT_NAMES[runtime],)
-    wish = Wish(_node(node), tuple(_name(name) for name in wanted), resolve, own)
+    wish = Wish(_node(registry), tuple(_name(name) for name in wanted), resolve, own)
     if own and not names:
         raise click.UsageError("--own needs the names that are the mesh's own")
     made = _plan(machine, runtime, config, wish, migrate=migrate)
@@ -190,17 +181,19 @@ def undo_command(*, skip_changed: bool, runtime: Runtime, root: Path, as_json: b
 
 @containerd_group.command("show")
 @_config_option
-@_node_option
+@registry_option
 @_common
-def show_command(*, config: str, node: str, runtime: Runtime, root: Path, as_json: bool) -> None:
+def show_command(
+    *, config: str, registry: str, runtime: Runtime, root: Path, as_json: bool
+) -> None:
     """Show whom the runtime asks, in which order, and what `undo` would put back."""
-    shown = _shown(Machine(root), runtime, config, _node(node))
+    shown = _shown(Machine(root), runtime, config, _node(registry))
     lines = [f"{shown.config}: {_directory(shown)}"]
     lines += [f"  the old way is in use: {name}" for name in shown.old]
-    for registry in shown.registries:
-        asked = ", ".join([*registry.hosts, "the registry itself"])
-        tags = "" if registry.mesh == "no" or registry.resolve else " (not for tags)"
-        lines.append(f"{registry.name}: the mesh {_WHEN[registry.mesh]}{tags}; {asked}")
+    for one in shown.registries:
+        asked = ", ".join([*one.hosts, "the registry itself"])
+        tags = "" if one.mesh == "no" or one.resolve else " (not for tags)"
+        lines.append(f"{one.name}: the mesh {_WHEN[one.mesh]}{tags}; {asked}")
     lines += [f"undo would put back {path}" for path in shown.undo]
     _print(shown, as_json=as_json, text="".join(f"{line}\n" for line in lines))
 
@@ -283,9 +276,6 @@ def _lines(what: str, paths: list[str]) -> str:
 
 
 def _print(result: Changed | Shown, *, as_json: bool, text: str) -> None:
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
-        return
-    click.echo(text or "nothing to change\n", nl=False)
-    for note in result.notes if isinstance(result, Changed) else []:
+    show(result, as_json=as_json, text=text or "nothing to change")
+    for note in result.notes if isinstance(result, Changed) and not as_json else []:
         click.echo(f"note: {note}", err=True)

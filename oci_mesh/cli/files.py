@@ -7,7 +7,7 @@ under a name that an archive chose.
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
@@ -48,6 +48,11 @@ class Content:
             data = self.read_at(position, CHUNK_BYTES)
             position += len(data)
             yield data
+
+    async def stream(self, start: int) -> AsyncIterator[bytes]:
+        """As `http.Body.stream`."""
+        for chunk in self.chunks(start):
+            yield chunk
 
     def reader(self) -> io.BufferedReader:
         """The bytes as a file, for what reads files."""

@@ -43,7 +43,7 @@ def with_first_host(text: str | None, path: str, url: str, settings: Settings) -
             return _checked(text, path, _updated(text, url, settings), url, settings)
         settings = {**hosts[url], **settings}
         text = _without(text, url)
-    start = _first_table(text)
+    start = first_table(text)
     if text.startswith(HEADER):
         start = max(start, len(HEADER))
     above, below = text[:start], text[start:]
@@ -118,7 +118,7 @@ def edited(text: str, change: Callable[[tomlkit.TOMLDocument], None]) -> str:
         raise Failure(f"cannot change this TOML: {error}", hint="change it by hand") from None
 
 
-def _first_table(text: str) -> int:
+def first_table(text: str) -> int:
     """Where the first table begins, comments right above it included; the end if there is none."""
     offset, above = 0, 0
     for line in text.splitlines(keepends=True):

@@ -1,8 +1,8 @@
 """HTTP to one registry, that may fail at any moment: deadlines, and errors that people understand.
 
 Every wait has a deadline that moves with the bytes: a transfer may take hours, a stall may not.
-What may pass becomes `Transient`, any other refusal `Refused`. Not here: repeating (`retry.py`),
-and what is asked (`registry_client.py`).
+What may pass becomes `Transient`, any other refusal `Refused`. A registry that asks who this is
+gets what `login.py` says. Not here: repeating (`retry.py`), what is asked (`registry_client.py`).
 """
 
 import asyncio
@@ -10,17 +10,19 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from http.client import responses
-from typing import Final, Self
+from typing import Final, NoReturn, Protocol, Self
 
 import aiohttp
 import msgspec
 from yarl import URL
 
 from oci_mesh.cli.failure import Failure, shown
-from oci_mesh.cli.files import CHUNK_BYTES, Content
+from oci_mesh.cli.files import CHUNK_BYTES
 from oci_mesh.cli.layers import At
+from oci_mesh.cli.login import Login, TokenRequest
 from oci_mesh.cli.retry import Transient
-from oci_mesh.cli.target import is_loopback
+from oci_mesh.cli.target import is_loopback, registry_name
+from oci_mesh.errors import OciMeshError
 from oci_mesh.spec import media_types
 
 CONNECT_S: Final = 10.0
@@ -34,9 +36,11 @@ COMMIT_S: Final = 300.0
 # What is read of an error's body; real ones are a line.
 _MAX_ERROR_BYTES: Final = 16 * 1024
 
+# Tokens have 1 to 4 kB.
+_MAX_TOKEN_BYTES: Final = 64 * 1024
+
 _AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 _HINTS: Final = {
-    401: "this client has no credentials: use a registry, or a node, that takes anonymous requests",
     403: "ask who runs the registry for access to this repository",
     413: "the registry takes no content of this size",
     507: "the registry's disk is full: free some space there",
@@ -53,12 +57,26 @@ class Refused(Failure):
         self.status = status
 
 
+class Body(Protocol):
+    """What is uploaded: `size` bytes, that can be had from any of them on."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    def stream(self, start: int) -> AsyncIterator[bytes]:
+        """All bytes from `start`."""
+        ...
+
+
 class Http:
     """Requests to one registry, for the time of `async with`."""
 
     def __init__(self, base: str, *, stall_s: float = STALL_S) -> None:
         self.base = URL(base)
         self._stall_s = stall_s
+        self._login = Login(registry_name(base), base, self._token)
         self._stack = AsyncExitStack()
         self._session: aiohttp.ClientSession
 
@@ -82,33 +100,77 @@ class Http:
         url: URL,
         accept: tuple[int, ...],
         *,
+        repository: str = "",
         headers: Mapping[str, str] | None = None,
         data: bytes | AsyncIterator[bytes] | None = None,
         answer_s: float | None = None,
     ) -> AsyncIterator[Response]:
-        """One attempt. Raises `Transient` for what may pass, `Refused` for any other status."""
+        """One attempt, about `repository` (which a login may be for). Raises `Transient` for what
+        may pass, `Refused` for any other status.
+        """
+        # What the registry refers to elsewhere is asked as anybody may.
+        ours = url.origin() == self.base.origin()
+        shown_first = self._login.header(repository) if ours else None
+        async with self._open(method, url, shown_first, headers, data, answer_s) as response:
+            if response.status != 401 or not ours:
+                await _check(response, accept)
+                yield response
+                return
+            challenges = response.headers.getall("WWW-Authenticate", [])
+            better = await self._login.answer(challenges, repository, shown_first)
+            if better is None:
+                await _refuse(response, self._login.hint)
+        if isinstance(data, AsyncIterator):  # it has been read
+            raise Transient(f"{method} {url.with_query(None)}: the registry wanted a login")
+        async with self._open(method, url, better, headers, data, answer_s) as response:
+            if response.status == 401:
+                await _refuse(response, self._login.hint)
+            await _check(response, accept)
+            yield response
+
+    @asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        url: URL,
+        authorization: str | None,
+        headers: Mapping[str, str] | None,
+        data: bytes | AsyncIterator[bytes] | None,
+        answer_s: float | None,
+        *,
+        follow: bool = True,
+    ) -> AsyncIterator[Response]:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_S, sock_read=answer_s or self._stall_s
         )
+        shown_now = {} if authorization is None else {"Authorization": authorization}
         try:
             async with self._session.request(
                 method,
                 url,
-                headers=headers,
+                headers={**(headers or {}), **shown_now},
                 data=data,
                 timeout=timeout,
-                allow_redirects=data is None,  # a body that was streamed cannot be sent again
+                # A body that was streamed cannot be sent again.
+                allow_redirects=follow and data is None,
             ) as response:
-                if response.status not in accept:
-                    await _refuse(response)
                 yield response
         except aiohttp.ClientConnectorError as error:
-            raise _no_connection(self.base, error) from error
+            raise _no_connection(url.origin(), error) from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             reason = str(error) or type(error).__name__
             raise Transient(f"{method} {url.with_query(None)}: {reason}") from error
         except aiohttp.ClientError as error:
             raise Failure(f"{method} {url.with_query(None)}: {error}") from error
+
+    async def _token(self, asked: TokenRequest) -> bytes:
+        url = URL(asked.url)
+        # Not redirected: credentials go to whom the registry named.
+        opening = self._open("GET", url, asked.authorization, None, None, None, follow=False)
+        async with opening as response:
+            if response.status != 200:
+                await _refuse(response, self._login.hint)
+            return await read(response, _MAX_TOKEN_BYTES)
 
     @asynccontextmanager
     async def send(
@@ -116,38 +178,58 @@ class Http:
         method: str,
         url: URL,
         accept: tuple[int, ...],
-        content: Content,
+        body: Body,
         offset: int,
         at: At,
         headers: Mapping[str, str],
+        repository: str,
     ) -> AsyncIterator[Response]:
-        """Send `content` from `offset`; a registry that takes no byte for `STALL_S` is given up."""
+        """Send `body` from `offset`; a registry that takes no byte for `STALL_S` is given up. What
+        `body` raises is raised here.
+        """
         loop = asyncio.get_running_loop()
         headers = {
             "Content-Type": media_types.OCTET_STREAM,
-            "Content-Length": str(content.size - offset),
+            "Content-Length": str(body.size - offset),
             **headers,
         }
+        trouble: OciMeshError | None = None
         try:
             async with asyncio.timeout(CONNECT_S + self._stall_s) as deadline:
 
                 async def chunks() -> AsyncIterator[bytes]:
+                    nonlocal trouble
                     position = offset
-                    for chunk in content.chunks(offset):
-                        deadline.reschedule(loop.time() + self._stall_s)
-                        yield chunk
-                        position += len(chunk)
-                        at(position)
+                    try:
+                        async for chunk in body.stream(offset):
+                            deadline.reschedule(loop.time() + self._stall_s)
+                            yield chunk
+                            position += len(chunk)
+                            at(position)
+                            deadline.reschedule(None)  # what `body` takes has its own deadline
+                    except OciMeshError as error:
+                        trouble = error
+                        raise
                     deadline.reschedule(None)  # from here on `answer_s` counts
 
-                data = chunks() if offset < content.size else b""
+                data = chunks() if offset < body.size else b""
                 async with self.request(
-                    method, url, accept, headers=headers, data=data, answer_s=COMMIT_S
+                    method,
+                    url,
+                    accept,
+                    repository=repository,
+                    headers=headers,
+                    data=data,
+                    answer_s=COMMIT_S,
                 ) as response:
                     yield response
         except TimeoutError:
             what = f"{method} {url.with_query(None)}"
             raise Transient(f"{what}: no byte was taken for {self._stall_s:.0f} s") from None
+        except Transient:
+            if trouble is not None:
+                raise trouble from None
+            raise
 
 
 def _no_connection(base: URL, error: aiohttp.ClientConnectorError) -> Failure | Transient:
@@ -157,11 +239,13 @@ def _no_connection(base: URL, error: aiohttp.ClientConnectorError) -> Failure | 
             hint="if the registry speaks plain HTTP, say --plain-http; "
             "if its certificate is your own, name it in SSL_CERT_FILE",
         )
-    return Transient(
-        f"no registry answers at {base}: {_reason(error.os_error)}",
-        hint="is it running, and is this its address? "
-        "A node is started by `python -m oci_mesh.serve`, another one named by --registry",
-    )
+    hint = "is this its address, and can this machine reach it?"
+    if is_loopback(base.authority):
+        hint = (
+            "is it running, and is this its address? "
+            "A node is started by `python -m oci_mesh.serve`, another one named by --registry"
+        )
+    return Transient(f"no registry answers at {base}: {_reason(error.os_error)}", hint=hint)
 
 
 def _reason(error: OSError) -> str:
@@ -171,14 +255,19 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-async def _refuse(response: Response) -> None:
+async def _check(response: Response, accept: tuple[int, ...]) -> None:
+    if response.status not in accept:
+        await _refuse(response, _HINTS.get(response.status, ""))
+
+
+async def _refuse(response: Response, hint: str) -> NoReturn:
     status = response.status
     name = responses.get(status, "")
     what = f"{response.method} {response.url.with_query(None)}: {status} {name}"
     what = f"{what.rstrip()}{_error_text(await read(response, _MAX_ERROR_BYTES, cut=True))}"
     if status in _AGAIN:
         raise Transient(what, hint="try again later", wait_s=_retry_after(response))
-    raise Refused(what, status, hint=_HINTS.get(status, ""))
+    raise Refused(what, status, hint=hint)
 
 
 def _error_text(body: bytes) -> str:

@@ -20,8 +20,13 @@ from rich.progress import (
     Progress as Bars,
 )
 
+from oci_mesh.quantity import size_text as size_text
+
 # As much of a digest as people compare by eye; docker shows 12 too.
-_SHORT: Final = len("sha256:") + 12
+_DIGEST_SHOWN: Final = len("sha256:") + 12
+
+# Of other names: a node's is that of its machine mostly, with its domain.
+_NAME_SHOWN: Final = 40
 
 
 class Task(Protocol):
@@ -64,15 +69,6 @@ def make_progress() -> Progress:
     """For where standard error goes."""
     console = Console(stderr=True, highlight=False)
     return TerminalProgress(console) if console.is_terminal else LineProgress()
-
-
-def size_text(size: float) -> str:
-    """`12.3 MB`, in powers of ten as networks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 class LineProgress:
@@ -132,7 +128,7 @@ class TerminalProgress:
 
     def task(self, name: str) -> Task:
         """As `Progress.task`."""
-        return _Bar(self._bars, self._bars.add_task(name[:_SHORT], verb="waiting", total=None))
+        return _Bar(self._bars, self._bars.add_task(_short(name), verb="waiting", total=None))
 
     def note(self, text: str) -> None:
         """As `Progress.note`."""
@@ -152,5 +148,9 @@ class _Bar:
 
     def done(self, outcome: str, name: str, size: int) -> None:
         self._bars.remove_task(self._task)
-        line = f"{outcome:<11} {name[:_SHORT]}  {size_text(size)}"
+        line = f"{outcome:<11} {_short(name)}  {size_text(size)}"
         self._bars.console.print(line, markup=False)
+
+
+def _short(name: str) -> str:
+    return name[: _DIGEST_SHOWN if name.startswith("sha256:") else _NAME_SHOWN]

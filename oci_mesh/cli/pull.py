@@ -14,6 +14,7 @@ from oci_mesh.cli.failure import Failure
 from oci_mesh.cli.files import read_small
 from oci_mesh.cli.layout import IMAGE_NAME, REF_NAME, blob_name
 from oci_mesh.cli.layout_directory import LayoutDirectory, Partial
+from oci_mesh.cli.lookup import look_up
 from oci_mesh.cli.progress import Progress, Task
 from oci_mesh.cli.registry_client import RegistryClient
 from oci_mesh.cli.result import BlobResult, Result, manifest_result
@@ -27,7 +28,7 @@ from oci_mesh.spec.manifest import Descriptor, Manifest, Platform
 # Downloads at once; see `push.TRANSFERS`.
 TRANSFERS: Final = 4
 
-_IMAGE_CONFIGS: Final = frozenset(
+IMAGE_CONFIGS: Final = frozenset(
     {media_types.OCI_CONFIG, "application/vnd.docker.container.image.v1+json"}
 )
 
@@ -70,17 +71,16 @@ class Pull:
     async def _resolve(self, platform: Platform | None, preferred: Platform | None) -> Descriptor:
         """The manifest that REF means, or, if it is an index, the one in it that is `preferred`."""
         target = self._target
-        manifest = await self._client.manifest(target.repository, target.wanted)
-        if manifest is None:
-            raise Failure(f"{target} is not in the registry {target.registry}")
+        manifest = await look_up(self._client, target)
         while preferred is not None and manifest.media_type in media_types.INDEXES:
             chosen = choose_platform(manifest.manifests, preferred)
-            manifest = await self._client.manifest(target.repository, chosen.digest)
-            if manifest is None:
+            child = await self._client.manifest(target.repository, chosen.digest)
+            if child is None:
                 raise Failure(
                     f"{target} has an image for {platform_text(preferred)}, {chosen.digest}, "
                     f"but the registry {target.registry} does not have it"
                 )
+            manifest = child
         if platform is not None:
             await self._check_platform(manifest, platform)
         self._root = manifest
@@ -89,7 +89,7 @@ class Pull:
     async def _check_platform(self, manifest: Manifest, wanted: Platform) -> None:
         """An image says in its configuration where it runs. Artifacts run nowhere: no check."""
         config = next(iter(manifest.blobs), None)
-        if config is None or config.media_type not in _IMAGE_CONFIGS:
+        if config is None or config.media_type not in IMAGE_CONFIGS:
             return
         await self._pull_blob(config)
         content = read_small(self._layout.files, blob_name(config.digest), MAX_CONFIG_BYTES)

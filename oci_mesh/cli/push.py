@@ -153,27 +153,39 @@ class Push:
     async def _push_manifests(
         self, manifests: Sequence[Manifest], absent: Sequence[Descriptor]
     ) -> Result:
-        """In the order given; the last is the root, and gets the tag."""
         target, root = self._target, manifests[-1]
         if target.digest not in (None, root.digest):
             raise Failure(
                 f"the image in SOURCE is {root.digest}, REF asks for {target.digest}",
                 hint="leave the digest out of REF to push what there is",
             )
-        for manifest in manifests:
-            if manifest is not root or target.tag is None or root.digest.algorithm != "sha256":
-                await self._client.push_manifest(target.repository, str(manifest.digest), manifest)
-        if target.tag is not None:
-            await self._client.push_manifest(target.repository, target.tag, root)
-        return Result(
-            reference=target.pinned(root.digest),
-            registry=target.registry,
-            digest=str(root.digest),
-            media_type=root.media_type,
-            manifests=[manifest_result(manifest) for manifest in manifests],
-            blobs=list(self._blobs.values()),
-            absent=[descriptor.digest for descriptor in absent],
-        )
+        blobs = list(self._blobs.values())
+        return await push_manifests(self._client, target, manifests, blobs, absent)
+
+
+async def push_manifests(
+    client: RegistryClient,
+    target: Target,
+    manifests: Sequence[Manifest],
+    blobs: list[BlobResult],
+    absent: Sequence[Descriptor],
+) -> Result:
+    """In the order given; the last is the root, and gets the tag. `blobs` are there already."""
+    root = manifests[-1]
+    for manifest in manifests:
+        if manifest is not root or target.tag is None or root.digest.algorithm != "sha256":
+            await client.push_manifest(target.repository, str(manifest.digest), manifest)
+    if target.tag is not None:
+        await client.push_manifest(target.repository, target.tag, root)
+    return Result(
+        reference=target.pinned(root.digest),
+        registry=target.registry,
+        digest=str(root.digest),
+        media_type=root.media_type,
+        manifests=[manifest_result(manifest) for manifest in manifests],
+        blobs=blobs,
+        absent=[descriptor.digest for descriptor in absent],
+    )
 
 
 async def _is_uncompressed(layout: Layout, root: Descriptor) -> bool:

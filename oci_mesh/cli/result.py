@@ -1,4 +1,4 @@
-"""What a push or a pull came to, for people (a line) and for programs (`--json`)."""
+"""What a push, a pull or a copy came to, for people (a line) and for programs (`--json`)."""
 
 import msgspec
 
@@ -6,7 +6,8 @@ from oci_mesh.spec.manifest import Manifest
 
 
 class BlobResult(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One blob. `outcome`: pushed, pulled, or exists (it was there).
+    """One blob. `outcome`: pushed, pulled, copied, mounted (the registry had it elsewhere), or
+    exists (it was there).
 
     `diff_id` is the digest of the uncompressed layer that it was made from (docker archives).
     """
@@ -38,10 +39,6 @@ class Result(msgspec.Struct, frozen=True, rename="camel"):
     manifests: list[ManifestResult]
     blobs: list[BlobResult]
     absent: list[str]
-
-    def json(self) -> str:
-        """One JSON document."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
 
 
 def manifest_result(manifest: Manifest) -> ManifestResult:

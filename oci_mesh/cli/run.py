@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import signal
 import threading
 from collections.abc import Coroutine
@@ -12,7 +13,11 @@ import click
 from oci_mesh.cli.failure import first_failure
 from oci_mesh.errors import OciMeshError, OperationFailed
 
+# Exit codes, for scripts. Wrong usage is click's own.
 FAILED: Final = 1
+MISUSED: Final = click.UsageError.exit_code
+PARTLY: Final = 3
+"""Some of it is done, and is not undone; running it again does the rest."""
 
 Value = TypeVar("Value")
 
@@ -26,6 +31,8 @@ class ReportingGroup(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """Run the verb."""
         _stop_on_sigterm()
+        if "NO_COLOR" in os.environ:
+            context.color = False
         try:
             return super().invoke(context)
         except BaseExceptionGroup as group:
@@ -34,11 +41,12 @@ class ReportingGroup(click.Group):
                 raise
         except (OciMeshError, OSError) as single:
             error = single
-        _report(error)
+        report(error)
         raise SystemExit(FAILED)
 
 
-def _report(error: BaseException) -> None:
+def report(error: BaseException) -> None:
+    """`error: …`, and what to do, on standard error."""
     click.echo(f"error: {_text(error)}", err=True)
     if hint := _hint(error):
         click.echo(f"hint: {hint}", err=True)

@@ -10,14 +10,17 @@ from typing import Final, Generic, TypeVar
 
 from oci_mesh.cli.failure import Failure, shown
 from oci_mesh.cli.target import Target
-from oci_mesh.errors import ConfigError, OciError
+from oci_mesh.errors import OciError
 from oci_mesh.spec.manifest import Descriptor, Platform
+from oci_mesh.spec.platform import parse_platform as parse_platform
+from oci_mesh.spec.platform import platform_of
+from oci_mesh.spec.platform import platform_text as platform_text
+from oci_mesh.spec.platform import runs_on as runs_on
 from oci_mesh.spec.reference import parse_reference
 
 Item = TypeVar("Item")
 
 _MAX_LISTED: Final = 20  # names in an error; an archive may have thousands
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +75,9 @@ def _normal(name: str) -> str:
         return name
 
 
-def parse_platform(text: str) -> Platform:
-    """Parse `os/architecture[/variant]`; raise `ConfigError` if it is not that."""
-    parts = text.split("/")
-    if len(parts) not in (2, 3) or not all(parts):
-        raise ConfigError(f"{text!r} is not a platform: expected os/arch[/variant], as linux/arm64")
-    return Platform(os=parts[0], architecture=parts[1], variant=parts[2] if parts[2:] else None)
-
-
 def this_platform() -> Platform:
-    """Where we run, in the words of the OCI (Go's); containers are Linux's everywhere."""
-    architecture = machine.machine()
-    return Platform(os="linux", architecture=_ARCHITECTURES.get(architecture, architecture))
-
-
-def platform_text(platform: Platform | None) -> str:
-    """`os/architecture[/variant]`, as a user would write it."""
-    if platform is None:
-        return "(any)"
-    parts = (platform.os, platform.architecture, platform.variant)
-    return "/".join(part for part in parts if part)
-
-
-def runs_on(offered: Platform | None, wanted: Platform) -> bool:
-    """Whether an image for `offered` is what `wanted` asks for; no variant asked means any."""
-    return (
-        offered is not None
-        and (offered.os, offered.architecture) == (wanted.os, wanted.architecture)
-        and wanted.variant in (None, offered.variant)
-    )
+    """Where we run."""
+    return platform_of(machine.machine())
 
 
 def choose_platform(manifests: Sequence[Descriptor], wanted: Platform) -> Descriptor:

@@ -15,12 +15,17 @@ from typing import Final
 from oci_mesh import config
 from oci_mesh.errors import ConfigError
 from oci_mesh.spec.digest import Digest
-from oci_mesh.spec.reference import DEFAULT_DOMAIN, Reference, looks_like_host, parse_reference
+from oci_mesh.spec.reference import DEFAULT_DOMAIN, Reference, parse_reference
+from oci_mesh.spec.reference import names_host as names_host
 
 DEFAULT_REGISTRY: Final = "http://127.0.0.1:5000"
 
 # A host that no registry URL can be mistaken for: makes the grammar take any path as written.
 _ANY_HOST: Final = "localhost/"
+
+
+# Where docker.io is.
+_HUB: Final = "registry-1.docker.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +60,22 @@ def resolve(text: str, registry: str = DEFAULT_REGISTRY, plain_http: bool | None
 
     `plain_http` None means: http for loopback hosts, else TLS. A scheme in `registry` counts
     unless `plain_http` says otherwise. Raises `NameInvalid`, `TagInvalid`, `DigestInvalid`, or
-    `ConfigError` if `registry` is not the URL of a registry, or needs credentials.
+    `ConfigError` if `registry` is not the URL of a registry.
     """
     if names_host(text):
         reference = parse_reference(text)
-        if reference.domain == DEFAULT_DOMAIN:
-            raise ConfigError(
-                f"{text}: {DEFAULT_DOMAIN} takes no anonymous requests, and this command has no "
-                "credentials: name a node, or a registry that takes them"
-            )
         name = f"{reference.domain}/{reference.repository}"
-        return _target(_url(None, reference.domain, plain_http), name, reference)
+        host = _HUB if reference.domain == DEFAULT_DOMAIN else reference.domain
+        return _target(_url(None, host, plain_http), name, reference)
     reference = parse_reference(_ANY_HOST + text)
     scheme, host = _split_url(registry)
     return _target(_url(scheme, host, plain_http), reference.repository, reference)
 
 
-def names_host(text: str) -> bool:
-    """Whether the first component is a host: docker's rule, a dot, a colon, or `localhost`."""
-    first, slash, _ = text.partition("/")
-    return bool(slash) and looks_like_host(first) and "@" not in first
+def registry_name(url: str) -> str:
+    """What images of the registry at `url` are called by, and its credentials kept under."""
+    host = url.partition("://")[2].rstrip("/")
+    return DEFAULT_DOMAIN if host == _HUB else host
 
 
 def is_loopback(host: str) -> bool:

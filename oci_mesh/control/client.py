@@ -1,7 +1,7 @@
 """The operator's end of the control socket."""
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -59,7 +59,7 @@ class ControlClient:
         assert last is not None
         return last
 
-    async def stream(self, verb: str, request: Document, kind: Any) -> AsyncIterator[Any]:
+    async def stream(self, verb: str, request: Document, kind: Any) -> AsyncGenerator[Any, None]:
         """All documents, each of `kind` (a type, or a union of tagged ones), as they come."""
         body = msgspec.json.encode(request)
         decode = msgspec.json.Decoder(kind).decode

@@ -75,6 +75,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     """The URL of its client listener; for people to read, never dialled."""
     signs: bool = False
     """It holds the mesh's authority, and signs certificates."""
+    draining: bool = False
+    """It is about to leave: it takes no copies, and its own do not count."""
 
 
 @dataclass(slots=True)
@@ -140,6 +142,11 @@ class MemberTable:
             self._change(left=True, heartbeat=self._me.heartbeat + 1)
         return self._me
 
+    def drain(self, *, draining: bool) -> None:
+        """Say whether this node is about to leave. Idempotent."""
+        if draining != self._me.draining:
+            self._change(draining=draining, heartbeat=self._me.heartbeat + 1)
+
     def update_address(self, address: str) -> None:
         """Change the own address to what a peer says it sees. Idempotent."""
         if address != self._me.address:
@@ -162,6 +169,11 @@ class MemberTable:
     def live(self, now: float) -> list[Member]:
         """The others that can be asked for something."""
         return [peer.member for peer in self._peers.values() if peer.is_live(now)]
+
+    def silent_s(self, member_id: str, now: float) -> float:
+        """For how long a member's heartbeat has not advanced; 0 for unknown ids."""
+        peer = self._peers.get(member_id)
+        return 0.0 if peer is None else now - peer.advanced_at
 
     def entries(self) -> list[Member]:
         """What to gossip: this node, and all others that are not forgotten, the dead too."""
@@ -251,7 +263,7 @@ def _life(member: Member) -> tuple[int, int]:
     return member.incarnation, member.heartbeat
 
 
-def _rank(member: Member) -> tuple[int, int, bool, str, str, str, bool]:
+def _rank(member: Member) -> tuple[int, int, bool, str, str, str, bool, bool]:
     """Total, so that all nodes keep the same one of any two entries."""
-    said = member.address, member.zone, member.registry, member.signs
+    said = member.address, member.zone, member.registry, member.signs, member.draining
     return (*_life(member), member.left, *said)

@@ -129,6 +129,14 @@ class Assembly:
         self._news = asyncio.Event()
         self._advanced = asyncio.Event()
 
+    @property
+    def verified(self) -> int:
+        """Bytes of the pieces that are here."""
+        if all(self.good):
+            return self.pieces.size
+        # All but the last, which is missing or counted in full, are of one length.
+        return min(self.pieces.size, sum(self.good) * self.pieces.piece_size)
+
     # -- coming in
 
     def new_hasher(self) -> "hashlib._Hash":

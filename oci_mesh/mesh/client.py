@@ -4,14 +4,17 @@ Failures become `PeerError`s. Nothing that comes back is trusted: callers verify
 """
 
 import asyncio
+import errno
 import io
+import os
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Final, Protocol, Self
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import BadHttpMessage
 from yarl import URL
 
 from oci_mesh.errors import PeerError
@@ -20,11 +23,22 @@ from oci_mesh.mesh.wire import (
     Attend,
     Claim,
     Confirmation,
+    Count,
     Exchange,
+    Feel,
+    Held,
+    Holdings,
+    Inquiry,
     Lookup,
     Message,
+    Nonsense,
+    Pulse,
     Replicate,
+    Report,
     Roster,
+    Stock,
+    Take,
+    Taken,
 )
 from oci_mesh.pki import certificates
 from oci_mesh.pki.application import Application
@@ -51,6 +65,12 @@ STATE_S: Final = 60.0
 # How long a push waits for one copy in all. It has to be larger than any image takes on a slow
 # link; without it, a node that never gets anywhere but says that it works would hold up the push.
 REPLICATE_S: Final = 3600.0
+
+# How long an operator waits for one node to take an image, import included.
+TAKE_S: Final = 2 * REPLICATE_S
+
+# Nodes that an operator waits for at once, with a connection each: more wait for their turn.
+MAX_TAKING: Final = 1024
 
 # Connections to all other nodes; a request beyond waits for one, as long as for a connection.
 MAX_CONNECTIONS: Final = 64
@@ -86,6 +106,7 @@ class PeerClient:
         # Those who only wait for news leave connections for what is urgent: gossip, look-ups.
         self._waiting = asyncio.Semaphore(max(1, limit // 2))
         self._open: aiohttp.ClientSession | None = None
+        self._long: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._open = aiohttp.ClientSession(
@@ -96,11 +117,19 @@ class PeerClient:
             read_bufsize=1024 * 1024,
             trust_env=False,  # peers are never behind the proxy that the environment may name
         )
+        # Operators' requests take minutes, of all nodes at once: nobody else is to wait for that.
+        self._long = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MAX_TAKING, force_close=True),
+            headers={wire.NODE_HEADER: self._node_id},
+            auto_decompress=False,
+            trust_env=False,
+        )
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        if self._open is not None:
-            await self._open.close()
+        for session in (self._open, self._long):
+            if session is not None:
+                await session.close()
 
     async def exchange(
         self, address: str, message: Exchange, member_id: str | None = None
@@ -134,10 +163,11 @@ class PeerClient:
         path: str,
         limit: int = _MAX_LIST_BYTES,
         member_id: str | None = None,
+        within_s: float = ANSWER_S,
     ) -> Fetched | None:
         """A small document and its Content-Type; None if the node does not have it."""
         async with (
-            _deadline(address, ANSWER_S),
+            _deadline(address, within_s),
             self._request("GET", address, path, member_id, missing_ok=True) as response,
         ):
             if response.status == 404:
@@ -185,6 +215,30 @@ class PeerClient:
         """Whether the node, too, sees that a tag of an upstream is this."""
         return await self._call(address, wire.TAG_PATH, message, Confirmation, member_id)
 
+    async def stock(self, address: str, message: Count, member_id: str) -> Stock:
+        """What the node keeps and needs of a repository."""
+        return await self._call(address, wire.STOCK_PATH, message, Stock, member_id)
+
+    async def feel(self, address: str, message: Feel, member_id: str | None = None) -> Pulse:
+        """How the node is. It may take as long as its own attempt to reach us does."""
+        return await self._call(address, wire.PULSE_PATH, message, Pulse, member_id)
+
+    async def report(
+        self, address: str, message: Inquiry, member_id: str, within_s: float
+    ) -> Report:
+        """What the node says of itself."""
+        return await self._call(
+            address, wire.REPORT_PATH, message, Report, member_id, within_s, wire.MAX_REPORT_BYTES
+        )
+
+    async def holdings(
+        self, address: str, message: Holdings, member_id: str, within_s: float
+    ) -> Held:
+        """What the node has of some contents, and what it knows of them."""
+        return await self._call(
+            address, wire.HOLDINGS_PATH, message, Held, member_id, within_s, wire.MAX_HELD_BYTES
+        )
+
     async def _call(
         self,
         address: str,
@@ -193,6 +247,7 @@ class PeerClient:
         kind: type[Message],
         member_id: str | None,
         within_s: float = ANSWER_S,
+        limit: int = wire.MAX_MESSAGE_BYTES,
     ) -> Message:
         """Send a message, and wait for one as answer."""
         body = wire.encode(message)
@@ -202,7 +257,7 @@ class PeerClient:
                 "POST", address, path, member_id, body=body, stall_s=within_s
             ) as response,
         ):
-            body = await _bounded(response, wire.MAX_MESSAGE_BYTES)
+            body = await _bounded(response, limit)
         return wire.decode(body, kind)
 
     async def replicate(
@@ -222,6 +277,33 @@ class PeerClient:
         *_, last = tail.splitlines() or [b"nothing said"]
         if last != b"held":
             raise PeerError(f"{address} could not take a copy: {last.decode(errors='replace')!r}")
+
+    async def take(
+        self, address: str, message: Take, member_id: str, told: Callable[[Taken], None]
+    ) -> Taken:
+        """Have the node hold an image and, with a name, import it; how that went, as it says.
+
+        `told` hears how far it is. Raises `PeerError` if it cannot be reached, or breaks off; it
+        then stops by itself.
+        """
+        last: Taken | None = None
+        async with (
+            _deadline(address, TAKE_S),
+            self._request(
+                "POST",
+                address,
+                wire.TAKE_PATH,
+                member_id,
+                body=wire.encode(message),
+                session=self._long,
+            ) as response,
+        ):
+            while line := await response.content.readline():
+                last = wire.decode(line, Taken)
+                told(last)
+        if last is None or last.stage not in ("done", "failed"):
+            raise PeerError(f"{address} broke off while it was {last.stage if last else 'asked'}")
+        return last
 
     async def enrol(
         self, address: str, application: Application, member_id: str | None = None
@@ -281,13 +363,14 @@ class PeerClient:
         refusal_ok: bool = False,
         stall_s: float = STALL_S,
         headers: Mapping[str, str] | None = None,
+        session: aiohttp.ClientSession | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._open is not None, "used outside `async with`"
         with _named(address):
             tls = self._tls
             scheme = "http" if tls is None else "https"
             url = URL(f"{scheme}://{address}{path}", encoded=True)
-            async with self._open.request(
+            async with (session or self._open).request(
                 method,
                 url,
                 data=io.BytesIO(body) if body else None,
@@ -314,10 +397,18 @@ def _named(address: str) -> Iterator[None]:
         yield
     except TimeoutError:
         raise PeerError(f"{address} does not answer") from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except (aiohttp.ClientError, BadHttpMessage, OSError, ValueError) as error:
         # ValueError: an address that gossip brought, and that is none to yarl, or to IDNA.
-        reason = str(error)[:_MAX_REASON_BYTES] or type(error).__name__  # may quote what it sent
-        raise PeerError(f"{address}: {reason}") from None
+        raise PeerError(f"{address}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """In words that people read, where the system has some."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0
+        if number in errno.errorcode and not isinstance(error.os_error, ssl.SSLError):
+            return os.strerror(number)
+    return str(error)[:_MAX_REASON_BYTES] or type(error).__name__  # it may quote what was sent
 
 
 @asynccontextmanager
@@ -334,5 +425,5 @@ async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > limit:
-            raise PeerError(f"{response.url.host} answered with more than {limit} bytes")
+            raise Nonsense(f"{response.url.host} answered with more than {limit} bytes")
     return bytes(body)

@@ -30,7 +30,8 @@ class Copies:
         the first n of all in that order find fewer, however the nodes' views of the mesh differ.
         """
         me = self._gossip.table.me
-        order = rendezvous(str(digest), [*self._peers.candidates(digest), me])
+        staying = [m for m in self._peers.candidates(digest) if not m.draining]
+        order = rendezvous(str(digest), [*staying, me])
         before = order[: order.index(me)]
         path, held = content_path(repository, "blobs", digest), 0
         if len(before) < self._enough:

@@ -110,9 +110,12 @@ async def obtain(
     token_text: str | None,
     join: Sequence[str],
     hosts: Sequence[str],
+    *,
+    once: bool = False,
 ) -> Credentials | None:
     """Valid credentials for a node that can be reached at `hosts`: from its own authority, from its
-    last run, or for a token from a node in `join`. None if there is nothing of all that.
+    last run, or for a token from a node in `join`. None if there is nothing of all that. Nodes that
+    do not answer are asked again for `ENROL_S`; or not, if `once` is to be enough.
 
     Raises `ConfigError` if it needs a person, `PeerError` if nobody who signs was found.
     """
@@ -143,7 +146,7 @@ async def obtain(
     own = credentials.trust
     trust = own if own is not None and own.version > token.trust.version else token.trust
     credentials.believe(trust)
-    await _enrol(credentials, token, trust, root, join, hosts)
+    await _enrol(credentials, token, trust, root, join, hosts, 0.0 if once else ENROL_S)
     return credentials
 
 
@@ -176,6 +179,7 @@ async def _enrol(
     root: Path,
     join: Sequence[str],
     hosts: Sequence[str],
+    within_s: float,
 ) -> None:
     identity = credentials.identity
     try:
@@ -184,7 +188,7 @@ async def _enrol(
         )
     except ValueError as error:
         raise ConfigError(f"no certificate can be made for this node: {error}") from None
-    deadline = time.monotonic() + ENROL_S
+    deadline = time.monotonic() + within_s
     async with PeerClient(identity.id, TokenCredentials(token, trust, root)) as client:
         while True:
             seeds = await resolve_seeds(join)
@@ -195,7 +199,7 @@ async def _enrol(
             except Denied as error:
                 raise ConfigError(f"the mesh does not let this node in: {error}") from None
             except PeerError as error:
-                if time.monotonic() > deadline:
+                if time.monotonic() >= deadline:
                     raise PeerError(f"no node gave a certificate: {error}") from None
                 _log.warning("no certificate yet: %s", error)
             await asyncio.sleep(ENROL_PAUSE_S * random.uniform(0.5, 1.5))

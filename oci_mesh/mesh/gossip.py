@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -39,7 +39,14 @@ JOIN_FANOUT: Final = 8
 # News goes to all live nodes, so many at a time.
 ANNOUNCE_FANOUT: Final = 64
 
+# One round in so many goes to a live node that could not be reached from here: what is told of a
+# bad link (`unreached`) is not told for long once it is well.
+RETRY_ROUNDS: Final = 5
+
 PRUNE_ROUNDS: Final = 3600
+
+# Nodes by our id that are remembered: more than one is one too many.
+MAX_DOUBLES: Final = 8
 
 _UNSPECIFIED: Final = ("0.0.0.0", "[::]")
 
@@ -47,6 +54,14 @@ _UNSPECIFIED: Final = ("0.0.0.0", "[::]")
 def wall_ms() -> int:
     """The time of day in milliseconds, as clocks stamp it."""
     return time.time_ns() // 1_000_000
+
+
+class Unreached(NamedTuple):
+    """That a node could not be reached, by what it asked for last."""
+
+    at: float
+    """As `loop_time`."""
+    reason: str
 
 
 class Gossip:
@@ -65,8 +80,16 @@ class Gossip:
         self._clock = clock
         self._store = store
         self._client = client
-        self._join = join
+        self._join = list(join)
         self._random = random.Random()
+        self.met = False
+        """Whether any node has answered yet that this one was told to join."""
+        self.doubles: dict[str, float] = {}
+        """Where another node goes by this one's id, and when it was heard last."""
+        self.unreached: dict[str, Unreached] = {}
+        """Nodes, dead ones too, that could not be reached from here and were not since; they may
+        well reach this one.
+        """
 
     # -- what this node does
 
@@ -88,7 +111,8 @@ class Gossip:
             rounds += 1
             now = asyncio.get_running_loop().time()
             self.table.beat(now)
-            partner = self.table.choose_partner(now, self._random)
+            partner = self._unreached_partner() if rounds % RETRY_ROUNDS == 0 else None
+            partner = partner or self.table.choose_partner(now, self._random)
             if partner is not None:
                 await self._meet(partner.address, partner.id)
             if rounds % SEED_ROUNDS == 0 or not self.live():
@@ -106,6 +130,18 @@ class Gossip:
             for address in chosen:
                 group.create_task(self._meet(address, None))
 
+    async def add_seeds(self, addresses: Sequence[str]) -> None:
+        """Meet these now, and now and then from now on. Whoever fails is tried again then."""
+        self._join += [address for address in addresses if address not in self._join]
+        async with asyncio.TaskGroup() as group:
+            for address in addresses:
+                group.create_task(self._meet(address, None))
+
+    async def drain(self) -> None:
+        """Tell all live nodes that this one is about to leave; `table.drain` takes it back."""
+        self.table.drain(draining=True)
+        await self._tell(Exchange(self.table.me))
+
     async def leave(self) -> None:
         """Say goodbye to a few; they tell the others."""
         self.table.leave()
@@ -119,16 +155,19 @@ class Gossip:
         self.register.merge(records)
         if not records:
             return
+        await self._tell(Exchange(self.table.me, records=list(records)))
+
+    async def _tell(self, message: Exchange) -> None:
         gate = asyncio.Semaphore(ANNOUNCE_FANOUT)
-        message = Exchange(self.table.me, records=list(records))
 
         async def tell(member: Member) -> None:
             async with gate:
                 try:
                     await self._client.exchange(member.address, message, member.id)
+                    self.unreached.pop(member.id, None)
                 except PeerError as error:
-                    self.failed(member.id)
-                    _log.info("%s learns of changed names by gossip later: %s", member.id, error)
+                    self.failed(member.id, str(error))
+                    _log.info("%s learns of this by gossip later: %s", member.id, error)
 
         async with asyncio.TaskGroup() as group:
             for member in self.live():
@@ -163,9 +202,10 @@ class Gossip:
         """The other nodes that seem alive."""
         return self.table.live(loop_time())
 
-    def failed(self, member_id: str) -> None:
+    def failed(self, member_id: str, reason: str) -> None:
         """Note that a node could not be reached."""
         self.table.failed(member_id, loop_time())
+        self.unreached[member_id] = Unreached(loop_time(), reason)
 
     def is_deleted(self, repository: str, name: str) -> bool:
         """Whether a tag, or content, was deleted and not pushed again since."""
@@ -178,6 +218,9 @@ class Gossip:
         )
         try:
             reply = await self._client.exchange(address, message, member_id)
+            self.met = True
+            if member_id is not None:
+                self.unreached.pop(member_id, None)
             if self._is_me(reply.sender):
                 return  # a seed that is this node
             await self._learn(_seen(reply.sender, address.rpartition(":")[0]), reply)
@@ -188,8 +231,15 @@ class Gossip:
                 await self._client.exchange(address, news, member_id)
         except PeerError as error:
             if member_id is not None:
-                self.failed(member_id)
+                self.failed(member_id, str(error))
             _log.debug("gossip with %s: %s", address, error)
+
+    def _unreached_partner(self) -> Member | None:
+        """One of the live ones among them; who is forgotten is no longer among them."""
+        known = {member.id for member in self.table.entries()}
+        self.unreached = {id_: each for id_, each in self.unreached.items() if id_ in known}
+        retried = [member for member in self.live() if member.id in self.unreached]
+        return self._random.choice(retried) if retried else None
 
     def _is_me(self, sender: Member) -> bool:
         me = self.table.me
@@ -200,6 +250,9 @@ class Gossip:
                 sender.address,
                 me.id,
             )
+            self.doubles[sender.address] = loop_time()
+            while len(self.doubles) > MAX_DOUBLES:
+                del self.doubles[next(iter(self.doubles))]
         return sender.id == me.id
 
     async def _learn(self, sender: Member, message: Exchange) -> None:

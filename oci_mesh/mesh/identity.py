@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from oci_mesh.errors import ConfigError
+from oci_mesh.errors import ConfigError, StoreError
 from oci_mesh.members.clock import HybridClock
 from oci_mesh.pki import keys
 from oci_mesh.pki.files import DIRECTORY_MODE
@@ -40,11 +40,14 @@ verify = keys.verify
 def load_identity(root: Path, name: str | None) -> Identity:
     """The id and the key in `root`, made on the first start; see `load_node_id`.
 
-    Raises `ConfigError`, `OSError`.
+    Raises `ConfigError`, `StoreError`.
     """
     directory = root / DIRECTORY
-    directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-    return Identity(load_node_id(root, name), KeyPair.load_or_make(directory / KEY_FILE))
+    try:
+        directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        return Identity(load_node_id(root, name), KeyPair.load_or_make(directory / KEY_FILE))
+    except OSError as error:
+        raise StoreError(f"cannot open this node's identity in {root}: {error}") from error
 
 
 def load_node_id(root: Path, name: str | None) -> str:

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from oci_mesh.errors import BlobUnknown, NoRanges, OciError, OciMeshError, UpstreamError
+from oci_mesh.journal import CONTAINERD, Taking
 from oci_mesh.mesh.assembly import Assembly, Receiver
 from oci_mesh.mesh.cold import RACE_S, Cold, read_pieces
 from oci_mesh.mesh.meeting import Meeting
@@ -52,6 +53,7 @@ class Outside:
         meeting: Meeting,
         assembly: Assembly,
         metrics: Metrics,
+        taking: Taking,
         group: asyncio.TaskGroup,
         cold: Cold | None,
         find: FindOrigin | None,
@@ -69,6 +71,7 @@ class Outside:
         self._meeting = meeting
         self._assembly = assembly
         self._metrics = metrics
+        self._taking = taking
         self._run = run_length(assembly.pieces)
         self._group = group
         self._find = find
@@ -140,6 +143,16 @@ class Outside:
 
     # -- some pieces
 
+    def asked_now(self) -> set[str]:
+        """The origin as records name it, while it is being read."""
+        return {self._name} if self._running or self.leads else set()
+
+    @property
+    def _name(self) -> str:
+        if self.cold is not None and self.cold.follows_client:
+            return CONTAINERD
+        return f"@{parse_scope(self._meeting.repository).registry}"
+
     def ask(self, asks: Sequence[Ask]) -> None:
         """Read pieces; those that follow each other in a run, in one go."""
         for row in self._rows(asks):
@@ -192,6 +205,7 @@ class Outside:
         if isinstance(error, _ReadByOne):
             return
         _log.warning("%s: its origin: %s", self._meeting.digest, error)
+        self._taking.fault(self._name, str(error) or type(error).__name__)
         self.failed = True
         if isinstance(error, NoRanges) and self.cold is not None:
             self.cold.is_led = True
@@ -258,12 +272,14 @@ class Outside:
         """As `read_pieces`, from piece `first` to `last`, and counted."""
         pieces = self._assembly.pieces
         span = pieces.span(first)[0], pieces.span(last)[1]
-        came = 0
+        came, asked_at = 0, loop_time()
 
         def received(size: int) -> None:
             nonlocal came
-            came += size
             self.heard_at = loop_time()
+            if not came:
+                self._taking.giver(self._name).waited_s += self.heard_at - asked_at
+            came += size
 
         try:
             async with aclosing(read_pieces(origin, pieces, span, receivers, received)) as whole:
@@ -279,9 +295,11 @@ class Outside:
         piece_hash = None if sworn is None else receiver.hash
         if not receiver.finish(piece_hash):
             self._assembly.doubt()  # the list is wrong, or the origin is
+            self._taking.fault(self._name, Fault.CORRUPT)
             return False
         if sworn is not None and piece_hash is not None:
             sworn.vouch(receiver.piece, piece_hash)
+        self._taking.came(self._name, self._assembly.pieces.length(receiver.piece))
         self.taken += 1
         self.failed = False
         return True

@@ -50,6 +50,10 @@ class Peers:
         """Whether it sent wrong bytes, not long ago."""
         return self._banned.get(node_id, 0.0) > loop_time()
 
+    def banned(self) -> list[str]:
+        """All that did."""
+        return [node_id for node_id in self._banned if self.is_banned(node_id)]
+
     def knows(self, node_id: str) -> bool:
         """Whether it is, or was not long ago, a node of this mesh, as far as anybody says."""
         return any(member.id == node_id for member in self._gossip.table.entries())
@@ -125,7 +129,7 @@ class Peers:
             for watcher in () if known else tuple(self._watchers):
                 watcher()
         elif fault in _ABSENCES:
-            self._gossip.failed(node_id)
+            self._gossip.failed(node_id, str(error))
 
 
 def _waves(count: int) -> list[int]:

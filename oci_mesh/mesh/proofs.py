@@ -36,21 +36,28 @@ class Proofs:
 
     def headers(self, repository: str, digest: Digest) -> dict[str, str]:
         """To send along with a request for a blob."""
-        if self._access is None or not is_private(repository):
-            return {}
-        proof = self._access.proof(repository, digest, self._me)
+        proof = self.proof(repository, digest)
         return {PROOF_HEADER: proof} if proof else {}
+
+    def proof(self, repository: str, digest: Digest) -> str:
+        """To say in a message about a blob; empty if there is none, or none is needed."""
+        if self._access is None or not is_private(repository):
+            return ""
+        return self._access.proof(repository, digest, self._me)
+
+    async def allow(self, repository: str, digest: Digest, node: str, proof: str) -> bool:
+        """Whether `node`, which shows `proof`, may have the blob."""
+        if not is_private(repository):
+            return True
+        if self._access is None or not proof or not node:
+            return False
+        return await self._access.is_proven(repository, digest, node, proof)
 
     async def check(self, request: web.BaseRequest, repository: str, digest: Digest) -> None:
         """Raise `BlobUnknown` unless the node that asks may have the blob."""
-        if not is_private(repository):
-            return
         proof = request.headers.get(PROOF_HEADER, "")
-        if self._access is not None and proof:
-            node = self._peer(request)
-            if node and await self._access.is_proven(repository, digest, node, proof):
-                return
-        raise _unknown()
+        if not await self.allow(repository, digest, self._peer(request), proof):
+            raise _unknown()
 
     def guarded(self, content: Handler) -> Handler:
         """`content`, which serves this node's content to others, for those who may have it. What is

@@ -1,34 +1,24 @@
 """Copies of what was pushed: a push is acknowledged when other nodes hold it as well.
 
 The other node is asked to hold a manifest; it fetches it, and all that it names, through its own
-sources. What an image does not come with (a sparse index's other platforms) is passed over.
-"""
+sources."""
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Final
 
-from oci_mesh.errors import BlobUnknown, ManifestUnknown, OciMeshError, PeerError
+from oci_mesh.errors import PeerError
 from oci_mesh.members.table import Member, rendezvous
 from oci_mesh.mesh.client import PeerClient
 from oci_mesh.mesh.gossip import Gossip
+from oci_mesh.mesh.holding import Tally, hold
 from oci_mesh.mesh.meeting import announce
 from oci_mesh.mesh.rendezvous import Rendezvous
 from oci_mesh.mesh.wire import Replicate
 from oci_mesh.sources import Source, bring
-from oci_mesh.spec import media_types
 from oci_mesh.spec.digest import Digest
-from oci_mesh.spec.manifest import Descriptor
+from oci_mesh.store.base import Store
 
 _log = logging.getLogger(__name__)
-
-# Indexes in indexes: one level is common, two are legal and rare. Digests make cycles impossible,
-# but not a long chain that a push could make this node walk.
-MAX_DEPTH: Final = 8
-
-# Blobs of one manifest fetched at a time: enough to keep a link busy.
-PARALLEL: Final = 4
 
 
 class Replication:
@@ -40,12 +30,14 @@ class Replication:
         client: PeerClient,
         rendezvous: Rendezvous,
         source: Source,
+        store: Store,
         copies: int,
     ) -> None:
         self._gossip = gossip
         self._client = client
         self._rendezvous = rendezvous
         self._source = source
+        self._store = store
         self._copies = copies
 
     async def replicate(self, repository: str, digest: Digest) -> int:
@@ -55,9 +47,9 @@ class Replication:
         Where its blobs are is made known first, so that nobody has to search.
         """
         if self._gossip.live():
-            await self._announce(repository, digest)
+            await self.announce(repository, digest)
         held = 1
-        rest = rendezvous(f"{repository}@{digest}", self._gossip.live())
+        rest = self.takers(repository, digest)
         while held < self._copies and rest:
             missing = self._copies - held
             chosen, rest = rest[:missing], rest[missing:]
@@ -66,7 +58,13 @@ class Replication:
             held += sum(task.result() for task in tasks)
         return held
 
-    async def _announce(self, repository: str, digest: Digest) -> None:
+    def takers(self, repository: str, digest: Digest) -> list[Member]:
+        """Whom to ask to hold something, in an order that is its own."""
+        staying = (member for member in self._gossip.live() if not member.draining)
+        return rendezvous(f"{repository}@{digest}", staying)
+
+    async def announce(self, repository: str, digest: Digest) -> None:
+        """Make known that the blobs of a manifest are here. Raises as `Source.manifest` does."""
         manifest = await self._source.manifest(repository, digest)
         blobs = [(d.checked_digest, d.size) for d in manifest.blobs]
         await announce(self._rendezvous, self._gossip.table.me, repository, blobs)
@@ -75,44 +73,24 @@ class Replication:
         """Get a manifest and all it needs into the store here; what nobody has is passed over,
         but the manifest itself and an image's own blobs are not: `ManifestUnknown`, `BlobUnknown`.
         """
-        await self._hold(repository, digest, 0)
+        await hold(self._source, repository, digest, self._store, Tally())
 
-    async def _hold(self, repository: str, digest: Digest, depth: int) -> None:
-        manifest = await self._source.manifest(repository, digest)
-        gate = asyncio.Semaphore(PARALLEL)
-        failures: list[OciMeshError] = []
+    async def hold_blob(self, repository: str, digest: Digest) -> None:
+        """Get a blob into the store here, or raise `BlobUnknown`."""
+        await bring(self._source, repository, digest)
 
-        async def fetch(descriptor: Descriptor) -> None:
-            async with gate:
-                if not failures:  # one is enough to give up
-                    try:
-                        await bring(self._source, repository, descriptor.checked_digest)
-                    except OciMeshError as error:
-                        failures.append(error)
-
-        async with asyncio.TaskGroup() as group:
-            for descriptor in manifest.blobs:
-                group.create_task(fetch(descriptor))
-        if failures:
-            raise failures[0]
-        if depth < MAX_DEPTH:
-            await self._hold_children(repository, manifest.manifests, depth + 1)
-
-    async def _hold_children(
-        self, repository: str, children: Sequence[Descriptor], depth: int
+    async def give(
+        self, member: Member, repository: str, digest: Digest, *, blob: bool = False
     ) -> None:
-        for child in children:
-            if child.media_type not in media_types.MANIFESTS:
-                continue
-            try:
-                await self._hold(repository, child.checked_digest, depth)
-            except (BlobUnknown, ManifestUnknown) as error:
-                _log.info("%s: the index lacks %s: %s", repository, child.digest, error)
+        """Have a node hold a manifest and all it needs, or a blob. Raises `PeerError` if it does
+        not.
+        """
+        message = Replicate(self._gossip.table.me, repository, str(digest), blob)
+        await self._client.replicate(member.address, message, member.id)
 
     async def _give(self, member: Member, repository: str, digest: Digest) -> bool:
         try:
-            message = Replicate(self._gossip.table.me, repository, str(digest))
-            await self._client.replicate(member.address, message, member.id)
+            await self.give(member, repository, digest)
         except PeerError as error:
             _log.warning("no copy of %s@%s on %s: %s", repository, digest, member.id, error)
             return False

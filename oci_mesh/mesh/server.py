@@ -7,7 +7,7 @@ makes a third one work, so there are no loops.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -40,6 +40,22 @@ class Service(NamedTuple):
     """
 
 
+class Taking(Protocol):
+    """An image under way to this node."""
+
+    @property
+    def now(self) -> wire.Taken:
+        """How far it is."""
+        ...
+
+    async def run(self) -> None:
+        """Until `now` is the end of it; failures of others are said there, too."""
+        ...
+
+
+# How often an operator's node hears how far this one is: often enough for a live line.
+_SAID_EVERY_S: Final = 0.5
+
 # How often the asking node hears that work goes on: well within what it takes for a stall.
 _ALIVE_S: Final = STALL_S / 4
 
@@ -56,6 +72,7 @@ class PeerServer:
         content: Handler,
         confirm: Confirm,
         services: Mapping[str, Service],
+        take: Callable[[wire.Take], Taking],
     ) -> None:
         self._gossip = gossip
         self._replication = replication
@@ -64,12 +81,14 @@ class PeerServer:
         self._content = content
         self._confirm = confirm
         self._services = services
+        self._take = take
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         handlers = {
             wire.EXCHANGE_PATH: self._exchange,
             wire.REPLICATE_PATH: self._replicate,
+            wire.TAKE_PATH: self._give,
             wire.SWARM_PATH: self._attend,
             wire.STATEMENT_PATH: self._state,
             wire.TAG_PATH: self._look,
@@ -125,7 +144,7 @@ class PeerServer:
         response = web.StreamResponse()
         await response.prepare(request)
         async with asyncio.TaskGroup() as group:
-            work = group.create_task(self._hold(repository, digest))
+            work = group.create_task(self._hold(repository, digest, blob=asked.blob))
             while not work.done():
                 await response.write(b"working\n")
                 await asyncio.wait([work], timeout=_ALIVE_S)
@@ -133,11 +152,29 @@ class PeerServer:
         await response.write_eof()
         return response
 
-    async def _hold(self, repository: str, digest: Digest) -> bytes:
+    async def _give(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Lines of `Taken`. What is under way ends when who asked has gone."""
+        asked = await _message(request, wire.Take)
+        check_sender(request, asked.sender.id)
+        self._gossip.meet(asked.sender, request.remote or "")
+        taking = self._take(asked)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(taking.run())
+            while not work.done():
+                await response.write(wire.encode(taking.now) + b"\n")
+                await asyncio.wait([work], timeout=_SAID_EVERY_S)
+        await response.write(wire.encode(taking.now) + b"\n")
+        await response.write_eof()
+        return response
+
+    async def _hold(self, repository: str, digest: Digest, *, blob: bool) -> bytes:
+        hold = self._replication.hold_blob if blob else self._replication.hold
         try:
-            await self._replication.hold(repository, digest)
+            await hold(repository, digest)
         except OciMeshError as error:
-            return f"{error}\n".encode()
+            return f"{error.__cause__ or error}\n".encode()  # what was in the way, if anything
         return b"held\n"
 
 

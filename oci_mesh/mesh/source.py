@@ -100,6 +100,10 @@ class MeshSource:
         """A blob that is on its way here."""
         return self._blobs.get((repository, digest))
 
+    def fetches(self) -> list[Fetch]:
+        """All of these."""
+        return list(self._blobs.values())
+
     async def manifest(self, repository: str, digest: Digest) -> Manifest:
         """A manifest that some node has."""
         return await self._manifests.run(

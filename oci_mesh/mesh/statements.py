@@ -137,6 +137,12 @@ class Statements:
         """Note the list by which a blob came that was then verified as a whole: now it is ours."""
         self._add(digest, self.signer.sign(digest, size, hashes))
 
+    def forget(self, digest: Digest) -> None:
+        """Make no use of a list any more: the blob it was made of may have been damaged then."""
+        known = self._lists.pop(digest, None)
+        if known is not None:
+            self._bytes -= len(known.hashes)
+
     def check(self, statement: Statement, digest: Digest) -> None:
         """Raise `PeerError` unless this is a list of the blob's pieces and was signed by its
         signer. Whether the list is right, only the whole blob tells.

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from oci_mesh import logs
 from oci_mesh.errors import BlobUnknown, DigestInvalid, OciError, OciMeshError, PeerError
+from oci_mesh.journal import Journal, Taking
 from oci_mesh.mesh.assembly import Assembly, PieceHere, Receiver
 from oci_mesh.mesh.bulk import BulkClient, Head, NoneFree, PeerCut, PeerNonsense, PeerStalled
 from oci_mesh.mesh.client import STALL_S
@@ -93,6 +94,7 @@ class Tools(NamedTuple):
     window: Window
     peers: Peers
     metrics: Metrics
+    journal: Journal
 
 
 class SignerLied(Exception):
@@ -121,6 +123,7 @@ class Transfer:
         meeting: Meeting,
         statement: Statement | None,
         assembly: Assembly,
+        taking: Taking,
         have: Iterable[int] = (),
         *,
         cold: Cold | None = None,
@@ -128,6 +131,7 @@ class Transfer:
     ) -> None:
         self.assembly = assembly
         self._tools = tools
+        self._taking = taking
         self._meeting = meeting
         self._list_id = _list_id(statement, assembly)
         self._headers = meeting.proof | {LIST_HEADER: self._list_id}
@@ -151,6 +155,7 @@ class Transfer:
             meeting,
             assembly,
             tools.metrics,
+            taking,
             self._group,
             cold,
             find_origin,
@@ -159,9 +164,8 @@ class Transfer:
         self._wake = asyncio.Event()
         self._failure: OciMeshError | SizeDiffers | None = None
         self._outcomes: Counter[str] = Counter()
-        self._givers: Counter[str] = Counter()
         self._ended = False
-        self._started_at = 0.0
+        self.started_at = 0.0
         self._received = 0
         self._received_at = 0.0
         self._hope_until = 0.0
@@ -177,8 +181,8 @@ class Transfer:
         `UpstreamError` if this node leads and the origin fails, `SignerLied`, `StorageFull`,
         `StorageFailed`.
         """
-        self._started_at = loop_time()
-        self._hope_until = self._started_at + LOST_S
+        self.started_at = loop_time()
+        self._hope_until = self.started_at + LOST_S
         self._tools.window.enter()
         try:
             async with self._group as group:
@@ -209,10 +213,10 @@ class Transfer:
             self._meeting.digest,
             extra=logs.event(
                 bytes=self.assembly.pieces.size,
-                seconds=round(loop_time() - self._started_at, 2),
+                seconds=round(loop_time() - self.started_at, 2),
                 requests=dict(self._outcomes),
                 pieces_from_outside=self._outside.taken,
-                pieces_from=dict(self._givers.most_common(_GIVERS_SHOWN)),
+                pieces_from=self._taking.pieces_from(_GIVERS_SHOWN),
             ),
         )
 
@@ -222,6 +226,7 @@ class Transfer:
                 async with asyncio.timeout(_LOOK_S):
                     await self._wake.wait()
             self._wake.clear()
+            self._taking.sample(self.assembly.received, self.asked_now)
             if self._failure is not None:
                 raise self._failure
             self._look_for_life()
@@ -229,7 +234,7 @@ class Transfer:
     def _look_for_life(self) -> None:
         """Give up if nothing comes any more; look for others who have it if nobody is asked."""
         now = loop_time()
-        moved_at = max(self._started_at, self._swarm.progress_at, self._outside.heard_at)
+        moved_at = max(self.started_at, self._swarm.progress_at, self._outside.heard_at)
         idle_s = now - moved_at
         if idle_s > GIVE_UP_S:
             raise PeerError(f"no piece of {self._meeting.digest} came for {GIVE_UP_S:.0f} s")
@@ -247,6 +252,11 @@ class Transfer:
         if idle_s >= self._search_s and self._searching is None:
             self._search_s *= 2
             self._searching = self._group.create_task(self._search())
+
+    def asked_now(self) -> set[str]:
+        """Who is being asked for a piece."""
+        asked = {ask.peer for _, ask, _ in self._running.values()}
+        return asked | self._outside.asked_now()
 
     async def _search(self) -> None:
         if await self._meeting.search():
@@ -267,6 +277,9 @@ class Transfer:
         """Tell the swarm who is in it now."""
         if not self._ended:
             self.handle(Viewed(View(self._outside.entries(), self._run)))
+            entries = self._meeting.entries.values()
+            having = sum(entry.complete for entry in entries)
+            self._taking.swarm(len(entries) - having, having)
 
     def _end(self) -> None:
         self._ended = True
@@ -377,6 +390,7 @@ class Transfer:
     # -- one request
 
     async def _request(self, ask: Ask, receiver: Receiver) -> None:
+        asked_at = loop_time()
         try:
             event = await self._fetch(ask, receiver)
         except OciError as error:  # this node's disk
@@ -390,6 +404,11 @@ class Transfer:
         outcome = event.fault.value if isinstance(event, Failed) else "received"
         self._outcomes[outcome] += 1
         self._tools.metrics.pieces.labels(outcome).inc()
+        if isinstance(event, Failed):
+            self._taking.fault(ask.peer, outcome)
+        else:
+            size, begun_at = self.assembly.pieces.length(ask.piece), receiver.begun_at or asked_at
+            self._taking.came(ask.peer, size, begun_at - asked_at, loop_time() - begun_at)
         self.handle(event)
         if isinstance(event, Failed) and event.fault in (Fault.GONE, Fault.STALLED):
             self._outside.lost(ask.peer)
@@ -401,6 +420,7 @@ class Transfer:
         late = PeerStalled(f"piece {ask.piece} of {self._meeting.digest} did not come in time")
         if self._ended or self._outside.leads:
             return
+        self._taking.late(ask.peer)
         if not self.assembly.good[ask.piece]:
             self._blame(ask.peer, late)
         elif receiver.begun and loop_time() - receiver.begun_at > _LONG_S:
@@ -440,7 +460,6 @@ class Transfer:
         if right is None:
             return Failed(ask.request, Fault.NOT_YET, frontier)
         if right:
-            self._givers[ask.peer] += 1
             return Completed(ask.request, frontier)
         wrong = DigestInvalid(f"piece {ask.piece} of {self._meeting.digest} has other bytes")
         self._tools.peers.blame(ask.peer, "corrupt", wrong)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from oci_mesh.errors import MethodUnsupported, OciError, OciMeshError, Unavailable
+from oci_mesh.journal import Journal
 from oci_mesh.metrics import Metrics
 from oci_mesh.registry import responses
 from oci_mesh.registry.blobs import Blobs
@@ -35,7 +36,8 @@ class Registry:
     """The whole API over a store (what is here) and a source (what can be had).
 
     `read_only` takes only GET and HEAD: what other nodes are served, from the store alone. `sent`
-    accounts for blob bytes; by default they are a client's. They go out at `pace`, if there is one.
+    accounts for blob bytes; by default they are a client's. They go out at `pace`, if there is one;
+    the `journal` has what clients got lately.
 
     Between nodes content of other registries is asked for by the mesh's names for it; clients say
     which registry they mean, and that is the `mirror`'s to know. Without one it says nothing.
@@ -53,9 +55,10 @@ class Registry:
         sent: Sent | None = None,
         pace: Pace | None = None,
         mirror: Mirror | None = None,
+        journal: Journal | None = None,
     ) -> None:
         sent = sent or self._sent_to_client
-        blobs = Blobs(store, source, publisher, sent, pace)
+        blobs = Blobs(store, source, publisher, sent, pace, journal)
         uploads = Uploads(store, publisher, metrics)
         manifests = Manifests(store, source, publisher, metrics, sparse)
         listings = Listings(store, source)
@@ -64,7 +67,9 @@ class Registry:
         self._mirrored = None
         if mirror is not None:
             self._mirrored = Mirrored(
-                mirror, Blobs(store, mirror, publisher, sent, pace), Listings(store, mirror)
+                mirror,
+                Blobs(store, mirror, publisher, sent, pace, journal),
+                Listings(store, mirror),
             )
         self._endpoints: dict[type, Endpoint] = {
             routes.Ping: _ping,

@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Sequence
 from enum import Enum
+from typing import Final
 
 from aiohttp import web
 
@@ -24,6 +25,10 @@ from oci_mesh.spec.routes import DeleteManifest, GetManifest, PutManifest
 from oci_mesh.store.base import Store
 
 _log = logging.getLogger(__name__)
+
+
+# How many nodes have what was pushed, in an answer; in a request, that one is enough.
+COPIES: Final = "OCI-Mesh-Copies"
 
 
 class Sparse(Enum):
@@ -73,7 +78,8 @@ class Manifests:
         """PUT under a tag, or under a digest with any number of tags.
 
         Answered when the manifest and all it needs are durable here and on as many other nodes as
-        the configuration asks for and are alive; `OCI-Mesh-Copies` says on how many.
+        the configuration asks for and are alive; `OCI-Mesh-Copies` says on how many. A client that
+        sends it as 1 sees to the others itself (`oci-mesh sync`).
         """
         content = await read_manifest(request)
         by_digest = asked.reference if isinstance(asked.reference, Digest) else None
@@ -86,7 +92,9 @@ class Manifests:
         # Others must know first that content which was deleted is wanted again; what a tag means
         # changes for them when the copies are made.
         await self._publisher.announce([record for record in records if not record.is_tag])
-        copies = await self._publisher.replicate(asked.repository, manifest.digest)
+        copies = 1
+        if request.headers.get(COPIES) != "1":
+            copies = await self._publisher.replicate(asked.repository, manifest.digest)
         self._metrics.replicated.labels(str(copies)).inc()
         await self._publisher.announce([record for record in records if record.is_tag])
         _log.info(
@@ -146,7 +154,7 @@ def _created(repository: str, manifest: Manifest, tags: Sequence[str], copies: i
         {
             "Location": f"/v2/{repository}/manifests/{manifest.digest}",
             "Docker-Content-Digest": str(manifest.digest),
-            "OCI-Mesh-Copies": str(copies),
+            COPIES: str(copies),
         },
     )
     if manifest.subject is not None:

@@ -16,10 +16,12 @@ import msgspec
 from aiohttp import web
 
 from oci_mesh.errors import OciError, OciMeshError, StoreCorrupt
+from oci_mesh.journal import Delivery
 from oci_mesh.spec import media_types
 from oci_mesh.spec.byte_range import ByteRange, parse_range
 from oci_mesh.spec.manifest import Manifest
 from oci_mesh.store.base import Blob
+from oci_mesh.tasks import loop_time
 
 _log = logging.getLogger(__name__)
 
@@ -121,12 +123,17 @@ def blob_headers(digest: object) -> dict[str, str]:
 
 
 async def send_blob(
-    request: web.BaseRequest, blob: Blob, sent: Sent, pace: Pace | None = None
+    request: web.BaseRequest,
+    blob: Blob,
+    sent: Sent,
+    pace: Pace | None = None,
+    delivery: Delivery | None = None,
 ) -> web.StreamResponse:
     """Send a blob, or the part of it that is asked for, waiting for bytes that are on their way.
 
     If its bytes cannot be had after the headers went out, the connection is cut: clients then
-    resume or go elsewhere, while a body that ends as if it were whole would fail their pull.
+    resume or go elsewhere, while a body that ends as if it were whole would fail their pull. How
+    much was sent, and how long bytes were waited for, is written into `delivery`.
     """
     part = parse_range(request.headers.get("Range"), blob.size)
     wanted = part or ByteRange(0, blob.size)
@@ -140,10 +147,12 @@ async def send_blob(
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("client went away")
+    start, waited_s = wanted.start, 0.0
     try:
-        start = wanted.start
         while start < wanted.stop:
+            asked_at = loop_time()
             stop = await blob.available(start, wanted.stop)
+            waited_s += loop_time() - asked_at
             if pace is not None:
                 stop = min(stop, start + PACED_SLICE_BYTES)
                 await pace(stop - start)
@@ -157,6 +166,9 @@ async def send_blob(
         _log.warning("cut the response for %s: %s", blob.digest, problem)
         transport.abort()
         raise ConnectionResetError("content could not be completed") from problem
+    finally:
+        if delivery is not None:
+            delivery.bytes, delivery.waited_s = start - wanted.start, waited_s
     await response.write_eof()
     sent(request, wanted.length)
     return response

@@ -112,6 +112,12 @@ def looks_like_host(component: str) -> bool:
     )
 
 
+def names_host(text: str) -> bool:
+    """Whether the first component is a host: docker's rule, a dot, a colon, or `localhost`."""
+    first, slash, _ = text.partition("/")
+    return bool(slash) and looks_like_host(first) and "@" not in first
+
+
 def _split_domain(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
     if not slash or not looks_like_host(first):

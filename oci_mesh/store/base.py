@@ -63,6 +63,41 @@ class Content(NamedTuple):
     """The repositories of this mesh itself that have it, in order; none if all of it is cache."""
 
 
+class Place(NamedTuple):
+    """Where a content was: as a blob of a repository, or as a manifest."""
+
+    repository: str
+    is_manifest: bool
+
+
+class Unnamed(NamedTuple):
+    """Content of a repository that no manifest there names."""
+
+    repository: str
+    digest: Digest
+    size: int
+
+
+class Damage(NamedTuple):
+    """Content that is not what it was when it was stored."""
+
+    digest: Digest
+    reason: str
+    """For people: what is wrong with it."""
+    seen: object
+    """What was looked at, as the store knows it."""
+
+
+class Leftovers(NamedTuple):
+    """Files that are of no more use."""
+
+    files: int
+    bytes: int
+
+
+Pace: TypeAlias = Callable[[int], Awaitable[None]]
+"""Awaited by who has read so many bytes, and would read more."""
+
 Relief: TypeAlias = Callable[[Callable[[], int]], Awaitable[None]]
 """Makes room, or does not: the argument says how many bytes are missing, 0 once there is room.
 
@@ -252,6 +287,10 @@ class Store(_Closing):
         """A manifest exactly as pushed, or `ManifestUnknown`."""
 
     @abstractmethod
+    async def peek(self, repository: str, digest: Digest) -> Manifest:
+        """As `manifest`, but for who only looks after it: this is no use of it."""
+
+    @abstractmethod
     async def resolve(self, repository: str, tag: str) -> Digest:
         """What a tag points to, whether or not that is here, or `ManifestUnknown`."""
 
@@ -391,6 +430,10 @@ class Store(_Closing):
         """
 
     @abstractmethod
+    async def resolutions(self, n: int) -> list[tuple[str, str, Digest]]:
+        """Up to `n` of them, as repository, tag and digest; in the order of the former."""
+
+    @abstractmethod
     async def forget_resolution(self, repository: str, tag: str) -> None:
         """Remember nothing of a tag any more; durably. Nothing if nothing was."""
 
@@ -421,6 +464,77 @@ class Store(_Closing):
         """Have `relief` called where `StorageFull` would be raised: by `Upload.write`, `partial`
         and `put_manifest`. They go on if there is room then.
         """
+
+    # -- looking after what is there
+
+    @abstractmethod
+    async def contents(self, n: int, after: Content | None = None) -> list[Content]:
+        """Up to `n` contents, by digest in order; those that follow `after`."""
+
+    @abstractmethod
+    async def check(self, digest: Digest, pace: Pace) -> Damage | None:
+        """Read all of a content again; what is wrong with it, or None, also if it is gone by now.
+
+        It is read in steps beside all else, and `pace` is awaited after each.
+        """
+
+    @abstractmethod
+    async def quarantine(self, damage: Damage) -> list[Place]:
+        """Take what is damaged from all repositories, and keep its bytes out of reach.
+
+        Where it was; nowhere, if it has gone or came anew since it was looked at. As with `evict`
+        nothing is recorded, tags stay, and it may come back from anywhere, at once. Who has it open
+        reads on. What a damaged manifest names is not `unnamed` before `purge_quarantine`.
+        """
+
+    @abstractmethod
+    async def purge_quarantine(self, idle_s: float, *, dry_run: bool = False) -> Leftovers:
+        """Remove what has been in quarantine for `idle_s` seconds; with `dry_run` just look."""
+
+    @abstractmethod
+    async def manifests(self, repository: str) -> list[Digest]:
+        """All manifests of a repository, in order."""
+
+    @abstractmethod
+    async def whole(self, repository: str, digests: Sequence[Digest]) -> list[Digest]:
+        """Which of these are here: as a blob, or as a manifest with all blobs that it names.
+
+        An own repository's; of others' manifests it is not known what they name.
+        """
+
+    @abstractmethod
+    async def needed(
+        self, repository: str, digests: Sequence[Digest], since_s: float
+    ) -> list[Digest]:
+        """Which of these a manifest of an own repository names here, or are manifests themselves
+        that were used since (seconds since 1970).
+        """
+
+    @abstractmethod
+    async def unnamed(self, repository: str, before_s: float) -> list[Unnamed]:
+        """Blobs of an own repository that no manifest there names, and that were not used since."""
+
+    @abstractmethod
+    async def collect(self, unnamed: Sequence[Unnamed], before_s: float) -> list[Unnamed]:
+        """Take such blobs from their repositories, those that still are; return what went, with the
+        bytes that it made free as `size` (0, where another repository has the same).
+
+        Passed over is what is open, or was used since it was asked for. As `evict` it records
+        nothing, is safe at any moment, and callers come with few at a time.
+        """
+
+    @abstractmethod
+    async def untagged(self, repository: str, before_s: float) -> list[Unnamed]:
+        """Manifests of an own repository that were not used since, have no tag, and to which no
+        other manifest there leads: no index names them, nothing is about them, nor are they about
+        one that is there.
+        """
+
+    @abstractmethod
+    async def delete_untagged(
+        self, repository: str, digest: Digest, stamp: str, before_s: float
+    ) -> list[NameRecord]:
+        """`delete_manifest` if it still is one of `untagged`; else nothing happens."""
 
     @abstractmethod
     async def close(self) -> None:

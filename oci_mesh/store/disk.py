@@ -1,9 +1,9 @@
 """A store on disk: blobs as files, what belongs where in SQLite, one process per root.
 
 The nouns are elsewhere: `layout` (paths), `files` (durable steps), `schema` and `metadata` (SQL),
-`writer` (group commit), `intake` (bytes becoming content), `room` (limits), `uses` (what was read),
-`resolutions`, `uploads`, `partials`, `recovery`. Here they are put together behind the contract of
-`base`.
+`upkeep` (what names what), `writer` (group commit), `intake` (bytes becoming content), `inspection`
+(bytes read again), `room` (limits), `uses` (what was read), `resolutions`, `uploads`, `partials`,
+`recovery`. Here they are put together behind the contract of `base`.
 
 Questions are answered on the event loop, from SQLite's page cache and the kernel's; a thread per
 question would cost several times the answer.
@@ -27,15 +27,21 @@ from oci_mesh.spec.names import NameRecord
 from oci_mesh.store.base import (
     Blob,
     Content,
+    Damage,
+    Leftovers,
+    Pace,
     Partial,
+    Place,
     Relief,
     Resolution,
     Store,
+    Unnamed,
     Upload,
     Usage,
 )
 from oci_mesh.store.file_blob import FileBlob
 from oci_mesh.store.files import Files, open_existing, storage_error
+from oci_mesh.store.inspection import find_fault, version_of
 from oci_mesh.store.intake import Intake
 from oci_mesh.store.layout import Layout
 from oci_mesh.store.lock import RootLock
@@ -159,13 +165,18 @@ class DiskStore(Store):
 
     async def manifest(self, repository: str, digest: Digest) -> Manifest:
         """As `Store.manifest`."""
+        manifest = await self.peek(repository, digest)
+        self._uses.note(digest)
+        self._flush_if_due()
+        return manifest
+
+    async def peek(self, repository: str, digest: Digest) -> Manifest:
+        """As `Store.peek`."""
         media_type = self._metadata.manifest_type(repository, digest)
         manifest = self._manifests.get(digest, media_type)
         if manifest is None:
             manifest = self._read_manifest(repository, digest, media_type)
             self._manifests.add(manifest)
-        self._uses.note(digest)
-        self._flush_if_due()
         return manifest
 
     async def resolve(self, repository: str, tag: str) -> Digest:
@@ -199,8 +210,10 @@ class DiskStore(Store):
         self, repository: str, digest: Digest, source: str | None, stamp: str | None = None
     ) -> list[NameRecord]:
         """As `Store.mount`."""
-        giver = source or self._metadata.blob_repository(digest)
-        return await self._intake.change(lambda to: to.mount(repository, digest, giver, stamp))
+        giver, now_s = source or self._metadata.blob_repository(digest), int(time.time())
+        return await self._intake.change(
+            lambda to: to.mount(repository, digest, giver, stamp, now_s)
+        )
 
     async def delete_blob(self, repository: str, digest: Digest, stamp: str) -> list[NameRecord]:
         """As `Store.delete_blob`."""
@@ -309,6 +322,10 @@ class DiskStore(Store):
         await self._resolutions.note(repository, tag, resolution)
         self._flush_if_due()
 
+    async def resolutions(self, n: int) -> list[tuple[str, str, Digest]]:
+        """As `Store.resolutions`."""
+        return self._metadata.resolutions(n)
+
     async def forget_resolution(self, repository: str, tag: str) -> None:
         """As `Store.forget_resolution`."""
         await self._resolutions.forget(repository, tag)
@@ -320,8 +337,7 @@ class DiskStore(Store):
     ) -> list[Content]:
         """As `Store.coldest`."""
         if after is None:
-            accessed = self._uses.take()  # if nothing: what was taken before may not be written yet
-            await self._intake.change(lambda to: to.touch(accessed))
+            await self._write_uses()
         return self._metadata.coldest(n, after, cached_only)
 
     async def evict(self, contents: Sequence[Content]) -> list[Content]:
@@ -335,7 +351,103 @@ class DiskStore(Store):
         """As `Store.relieve_by`."""
         self._room.relief = relief
 
+    # -- looking after what is there
+
+    async def contents(self, n: int, after: Content | None = None) -> list[Content]:
+        """As `Store.contents`."""
+        return self._metadata.contents_after(n, after)
+
+    async def check(self, digest: Digest, pace: Pace) -> Damage | None:
+        """As `Store.check`."""
+        path = self._layout.blob(digest)
+        while (size := self._metadata.content_size(digest)) is not None:
+            version = version_of(path)
+            reason = await find_fault(path, digest, size, pace)
+            if not reason:
+                return None
+            if version == version_of(path) and self._metadata.content_size(digest) == size:
+                return Damage(digest, reason, version)
+        return None
+
+    async def quarantine(self, damage: Damage) -> list[Place]:
+        """As `Store.quarantine`."""
+        path = self._layout.blob(damage.digest)
+
+        def condemn(to: Metadata) -> list[Place]:  # where nobody else changes files
+            return to.condemn(damage.digest) if version_of(path) == damage.seen else []
+
+        return await self._intake.change(condemn, frees=True)
+
+    async def purge_quarantine(self, idle_s: float, *, dry_run: bool = False) -> Leftovers:
+        """As `Store.purge_quarantine`."""
+        loop, before_s = asyncio.get_running_loop(), time.time() - idle_s
+        try:
+            purged, kept = await loop.run_in_executor(None, self._purge, before_s, dry_run)
+        except OSError as error:
+            raise storage_error(error) from error
+        if not dry_run and not kept.files:
+            await self._intake.change(lambda to: to.forget_lost())
+        return purged
+
+    async def manifests(self, repository: str) -> list[Digest]:
+        """As `Store.manifests`."""
+        return self._metadata.manifests_of(repository)
+
+    async def whole(self, repository: str, digests: Sequence[Digest]) -> list[Digest]:
+        """As `Store.whole`."""
+        return self._metadata.whole(repository, digests)
+
+    async def needed(
+        self, repository: str, digests: Sequence[Digest], since_s: float
+    ) -> list[Digest]:
+        """As `Store.needed`."""
+        await self._write_uses()
+        return self._metadata.needed(repository, digests, since_s)
+
+    async def unnamed(self, repository: str, before_s: float) -> list[Unnamed]:
+        """As `Store.unnamed`."""
+        await self._write_uses()
+        return self._metadata.unnamed(repository, before_s)
+
+    async def collect(self, unnamed: Sequence[Unnamed], before_s: float) -> list[Unnamed]:
+        """As `Store.collect`."""
+        closed = [each for each in unnamed if not self._uses.has(each.digest)]
+        if not closed:
+            return []
+        return await self._intake.change(lambda to: to.collect(closed, before_s), frees=True)
+
+    async def untagged(self, repository: str, before_s: float) -> list[Unnamed]:
+        """As `Store.untagged`."""
+        await self._write_uses()
+        return self._metadata.untagged(repository, before_s)
+
+    async def delete_untagged(
+        self, repository: str, digest: Digest, stamp: str, before_s: float
+    ) -> list[NameRecord]:
+        """As `Store.delete_untagged`."""
+        return await self._intake.change(
+            lambda to: to.delete_untagged(repository, digest, stamp, before_s), frees=True
+        )
+
     # -- parts
+
+    def _purge(self, before_s: float, dry_run: bool) -> tuple[Leftovers, Leftovers]:
+        """What went of the quarantine, and what stays. Blocks."""
+        went = stays = Leftovers(0, 0)
+        for name in os.listdir(self._layout.quarantine):
+            path = f"{self._layout.quarantine}/{name}"
+            status = os.stat(path, follow_symlinks=False)
+            if status.st_ctime > before_s:  # when it was put there
+                stays = Leftovers(stays.files + 1, stays.bytes + status.st_size)
+                continue
+            if not dry_run:
+                self._files.unlink(path)
+            went = Leftovers(went.files + 1, went.bytes + status.st_size)
+        return went, stays
+
+    async def _write_uses(self) -> None:
+        accessed = self._uses.take()  # if nothing: what was taken before may not be written yet
+        await self._intake.change(lambda to: to.touch(accessed))
 
     def _read_manifest(self, repository: str, digest: Digest, media_type: str) -> Manifest:
         try:

@@ -5,6 +5,7 @@
     blobs/<algorithm>/<hex>  content, each once: the form of an OCI layout
     uploads/<repository>-<id>  unfinished uploads; the length of the file is the offset
     uploads/<repository>.<algorithm>.<hex>  partials: sparse files of their full length
+    quarantine/<algorithm>-<hex>  content that was found to be damaged, for somebody to look at
 
 `blobs` has no shards, so that one directory fsync serves a whole group of pushes (ext4 and XFS
 keep directories as trees: a hundred thousand entries cost no more to look up than a hundred).
@@ -48,6 +49,15 @@ class Layout:
         """The directory of unfinished uploads, partials, and manifests on their way in."""
         return f"{self.root}/uploads"
 
+    @property
+    def quarantine(self) -> str:
+        """The directory of damaged content."""
+        return f"{self.root}/quarantine"
+
+    def condemned(self, digest: Digest) -> str:
+        """Where a damaged content is kept."""
+        return f"{self.root}/quarantine/{digest.algorithm}-{digest.hex}"
+
     def blobs(self, algorithm: str) -> str:
         """The directory of content named by `algorithm`."""
         return f"{self.root}/blobs/{algorithm}"
@@ -65,7 +75,8 @@ class Layout:
         blobs = [self.blobs(algorithm) for algorithm in HEX_LENGTH]
         missing = [Path(self.root), *Path(self.root).parents]
         missing = [directory for directory in missing if not directory.exists()][::-1]
-        missing += [Path(self.root, "blobs"), Path(self.uploads), *map(Path, blobs)]
+        missing += [Path(self.root, "blobs"), Path(self.uploads), Path(self.quarantine)]
+        missing += map(Path, blobs)
         for directory in missing:
             directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         for parent in dict.fromkeys(directory.parent for directory in missing):

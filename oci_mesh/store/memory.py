@@ -33,10 +33,10 @@ from oci_mesh.store.base import (
     Partial,
     Relief,
     Resolution,
-    Store,
     Upload,
     Usage,
 )
+from oci_mesh.store.memory_upkeep import MemoryUpkeep
 from oci_mesh.store.names import missing_error, revive, supersedes, unknown_text
 from oci_mesh.store.sessions import UNKNOWN, Sessions
 from oci_mesh.store.uses import Uses
@@ -201,10 +201,11 @@ class MemoryPartial(Partial):
             raise BlobUploadUnknown("this partial has ended")
 
 
-class MemoryStore(Store):
+class MemoryStore(MemoryUpkeep):
     """See `Store`. Equal content in several repositories is one object."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._blobs: dict[str, dict[Digest, bytes]] = {}
         self._manifests: dict[str, dict[Digest, Manifest]] = {}
         self._names: dict[tuple[str, str], NameRecord] = {}
@@ -231,10 +232,15 @@ class MemoryStore(Store):
 
     async def manifest(self, repository: str, digest: Digest) -> Manifest:
         """As `Store.manifest`."""
+        manifest = await self.peek(repository, digest)
+        self._uses.note(digest)
+        return manifest
+
+    async def peek(self, repository: str, digest: Digest) -> Manifest:
+        """As `Store.peek`."""
         manifest = self._manifests.get(repository, {}).get(digest)
         if manifest is None:
             raise ManifestUnknown(unknown_text(repository, digest))
-        self._uses.note(digest)
         return manifest
 
     async def resolve(self, repository: str, tag: str) -> Digest:
@@ -389,6 +395,7 @@ class MemoryStore(Store):
         held = self._names.get((repository, str(manifest.digest)))
         record = revive(held, repository, manifest.digest, stamp, ManifestUnknown)
         self._manifests.setdefault(repository, {})[manifest.digest] = manifest
+        self._lost.pop((repository, manifest.digest), None)
         self._accessed_s[manifest.digest] = int(time.time())
         assert stamp is not None or not tags, "tags need a stamp"
         target = str(manifest.digest)
@@ -436,6 +443,10 @@ class MemoryStore(Store):
         self._resolutions[repository, tag] = resolution
         if len(self._resolutions) > MAX_RESOLUTIONS:
             del self._resolutions[min(self._resolutions, key=self._checked_at)]
+
+    async def resolutions(self, n: int) -> list[tuple[str, str, Digest]]:
+        """As `Store.resolutions`."""
+        return [(*key, self._resolutions[key].digest) for key in sorted(self._resolutions)[:n]]
 
     async def forget_resolution(self, repository: str, tag: str) -> None:
         """As `Store.forget_resolution`."""
@@ -528,6 +539,7 @@ class MemoryStore(Store):
                 digest = Digest.parse(record.name)
                 self._blobs.get(record.repository, {}).pop(digest, None)
                 self._manifests.get(record.repository, {}).pop(digest, None)
+                self._lost.pop((record.repository, digest), None)
             written.append(record)
         return written
 

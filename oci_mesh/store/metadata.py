@@ -7,9 +7,8 @@ end transactions (`writer` does), or touch files: digests whose last row went ar
 Every question is asked in the name of a repository. Raises `OciError`s where `Store` says so.
 """
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -24,8 +23,8 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest
 from oci_mesh.spec.names import NameRecord
 from oci_mesh.store.base import MAX_RESOLUTIONS, Content, Resolution
-from oci_mesh.store.files import storage_error
 from oci_mesh.store.names import missing_error, revive, supersedes, unknown_text
+from oci_mesh.store.upkeep import Upkeep
 
 _decode_descriptor: Final = msgspec.json.Decoder(Descriptor).decode
 
@@ -62,12 +61,8 @@ _COLDEST_OF_ALL: Final = f"""
 """
 
 
-class Metadata:
+class Metadata(Upkeep):
     """The tables of `schema`, seen through one connection."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self.dropped: set[str] = set()
 
     # -- questions
 
@@ -162,6 +157,11 @@ class Metadata:
         """Whether any repository has it."""
         return self._row("SELECT 1 FROM content WHERE digest = ?", (digest,)) is not None
 
+    def content_size(self, digest: Digest) -> int | None:
+        """The size of a content; None if no repository has it."""
+        row = self._row("SELECT size FROM content WHERE digest = ?", (str(digest),))
+        return None if row is None else int(row[0])
+
     def coldest(self, n: int, after: Content | None, cached_only: bool) -> list[Content]:
         """As `Store.coldest`, by what was written of accesses."""
         rows = self._rows(
@@ -203,11 +203,12 @@ class Metadata:
         return written
 
     def mount(
-        self, repository: str, digest: Digest, source: str, stamp: str | None
+        self, repository: str, digest: Digest, source: str, stamp: str | None, now_s: int
     ) -> list[NameRecord]:
-        """As `Store.mount`."""
-        self.blob_size(source, digest)
+        """As `Store.mount`; it counts as a use, for a manifest is about to name it."""
+        size = self.blob_size(source, digest)
         written = self._revive(repository, digest, stamp, BlobUnknown)
+        self._add_content(digest, size, now_s)
         self._link_blob(repository, digest)
         return written
 
@@ -240,6 +241,7 @@ class Metadata:
                 subject and msgspec.json.encode(manifest.descriptor()),
             ),
         )
+        self.put_refs(repository, manifest)
         assert stamp is not None or not tags, "tags need a stamp"
         return written + self._write_names(
             NameRecord(repository, tag, digest, stamp or "") for tag in tags
@@ -255,6 +257,14 @@ class Metadata:
         )
         gone = [str(digest), *(tag for (tag,) in tags)]
         return self._write_names(NameRecord(repository, name, None, stamp) for name in gone)
+
+    def delete_untagged(
+        self, repository: str, digest: Digest, stamp: str, before_s: float
+    ) -> list[NameRecord]:
+        """As `Store.delete_untagged`."""
+        if not self.is_astray(repository, digest, before_s):
+            return []
+        return self._write_names([NameRecord(repository, str(digest), None, stamp)])
 
     def delete_tag(self, repository: str, tag: str, stamp: str) -> list[NameRecord]:
         """As `Store.delete_tag`."""
@@ -291,6 +301,13 @@ class Metadata:
                 evicted.append(content)
         return evicted
 
+    def resolutions(self, n: int) -> list[tuple[str, str, Digest]]:
+        """As `Store.resolutions`."""
+        rows = self._rows(
+            "SELECT repository, tag, digest FROM resolutions ORDER BY repository, tag LIMIT ?", (n,)
+        )
+        return [(repository, tag, Digest.parse(digest)) for repository, tag, digest in rows]
+
     def put_resolutions(self, resolutions: Mapping[tuple[str, str], Resolution]) -> None:
         """Note what tags mean; keep those that were checked last."""
         self.connection.executemany(
@@ -326,24 +343,6 @@ class Metadata:
 
     # -- parts
 
-    def _row(self, sql: str, arguments: tuple[object, ...]) -> tuple[Any, ...] | None:
-        try:
-            row: tuple[Any, ...] | None = self.connection.execute(sql, arguments).fetchone()
-        except sqlite3.Error as error:
-            raise storage_error(error) from error
-        return row
-
-    def _rows(
-        self, sql: str, arguments: tuple[object, ...] | dict[str, object]
-    ) -> list[tuple[Any, ...]]:
-        try:
-            return self.connection.execute(sql, arguments).fetchall()
-        except sqlite3.Error as error:
-            raise storage_error(error) from error
-
-    def _change(self, sql: str, arguments: tuple[object, ...] | dict[str, object]) -> int:
-        return self.connection.execute(sql, arguments).rowcount
-
     def _has_repository(self, repository: str) -> bool:
         rows = self._rows(
             "SELECT EXISTS (SELECT 1 FROM blobs WHERE repository = :name) "
@@ -352,16 +351,6 @@ class Metadata:
             {"name": repository},
         )
         return rows == [(1,)]
-
-    def _own(self, digest: str) -> tuple[str, ...]:
-        """The mesh's own repositories that have a content, in order."""
-        rows = self._rows(
-            "SELECT repository FROM blobs WHERE digest = :digest AND instr(repository, '@') = 0 "
-            "UNION SELECT repository FROM manifests "
-            "WHERE digest = :digest AND instr(repository, '@') = 0 ORDER BY 1",
-            {"digest": digest},
-        )
-        return tuple(repository for (repository,) in rows)
 
     def _held(self, repository: str, name: str) -> NameRecord | None:
         row = self._row(
@@ -406,14 +395,8 @@ class Metadata:
         key = (repository, digest)
         self._change("DELETE FROM blobs WHERE repository = ? AND digest = ?", key)
         self._change("DELETE FROM manifests WHERE repository = ? AND digest = ?", key)
-        removed = self._change(
-            "DELETE FROM content WHERE digest = :digest "
-            "AND NOT EXISTS (SELECT 1 FROM blobs WHERE digest = :digest) "
-            "AND NOT EXISTS (SELECT 1 FROM manifests WHERE digest = :digest)",
-            {"digest": digest},
-        )
-        if removed:
-            self.dropped.add(digest)
+        self._change("DELETE FROM refs WHERE repository = ? AND manifest = ?", key)
+        self._drop_if_unused(digest)
 
     def _check_needs(self, repository: str, needs: Sequence[Descriptor]) -> None:
         missing = [need.digest for need in needs if not self._has(repository, need)]

@@ -10,8 +10,9 @@ scrub's work, and a start must be quick.
 import logging
 import os
 
-from oci_mesh.errors import StoreCorrupt
+from oci_mesh.errors import OciError, StoreCorrupt
 from oci_mesh.spec.digest import HEX_LENGTH, Digest
+from oci_mesh.spec.manifest import parse_manifest
 from oci_mesh.store.files import Files
 from oci_mesh.store.layout import Layout, is_upload_name
 from oci_mesh.store.metadata import Metadata
@@ -39,7 +40,26 @@ def recover(layout: Layout, metadata: Metadata, files: Files) -> list[str]:
         files.unlink(f"{layout.blobs(algorithm)}/{name}")
     if unused:
         _log.info("removed %d files that no push had finished", len(unused))
+    _note_refs(layout, metadata, files)
     return _uploads(layout, files)
+
+
+def _note_refs(layout: Layout, metadata: Metadata, files: Files) -> None:
+    """Of manifests that are older than the table of what they name."""
+    unread = metadata.without_refs()
+    if not unread:
+        return
+    metadata.connection.execute("BEGIN IMMEDIATE")
+    for repository, text, media_type in unread:
+        digest = Digest.parse(text)
+        try:
+            with open(layout.blob(digest), "rb") as file:
+                manifest = parse_manifest(file.read(), media_type, digest.algorithm)
+        except (OSError, OciError) as error:  # it is served no more; a scrub does the rest
+            _log.error("manifest %s is damaged on disk: %s", digest, error)
+        else:
+            metadata.put_refs(repository, manifest)
+    files.commit(metadata.connection)
 
 
 def _blob_files(layout: Layout) -> dict[str, int]:

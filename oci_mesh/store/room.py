@@ -47,9 +47,7 @@ class Room:
         self._layout = layout
         self._metadata = metadata
         self._limit = limit
-        disk = os.statvfs(layout.uploads)
-        default = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
-        self._reserve = default if reserve is None else reserve
+        self._reserve = default_reserve(layout.uploads) if reserve is None else reserve
         self._claims: dict[str, int] = {}
         self._claimed = 0
         self._free = 0  # may still be written before the disk is looked at again
@@ -122,6 +120,12 @@ class Room:
         if size:
             self._claims[name] = size
             self._claimed += size
+
+
+def default_reserve(path: str | os.PathLike[str]) -> int:
+    """The bytes to leave free on the disk that `path` is on, if nobody has set how many."""
+    disk = os.statvfs(path)
+    return min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
 
 
 def _missing(attempt: Callable[[], None]) -> int:

@@ -98,6 +98,14 @@ MIGRATIONS: Final = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX resolutions_by_check ON resolutions (checked_at);
     """,
+    # What manifests name that are here already is read from them when the store is opened.
+    """
+    CREATE TABLE refs (
+        repository TEXT NOT NULL, manifest TEXT NOT NULL, digest TEXT NOT NULL,
+        kind INTEGER NOT NULL, PRIMARY KEY (repository, manifest, digest, kind)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX refs_by_digest ON refs (repository, digest);
+    """,
 )
 
 

@@ -13,6 +13,7 @@ COMMIT fails, the whole group fails and its files go; the next group starts afre
 
 import asyncio
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -115,6 +116,7 @@ class Writer:
                 write.resolve(outcome)
         self._remove_unused(self._metadata.dropped)
         self._metadata.dropped.clear()
+        self._metadata.condemned.clear()
         for write, outcome in zip(group, outcomes, strict=True):
             if write.frees:
                 write.resolve(outcome)
@@ -159,8 +161,28 @@ class Writer:
             except OciError as error:  # logged where it was made
                 _log.error("cannot tell whether %s is in use: %s", digest, error)
                 continue
-            if unused:
+            if unused and digest in self._metadata.condemned:
+                self._set_aside(Digest.parse(digest))
+            elif unused:
                 self._unlink(self._layout.blob(Digest.parse(digest)))
+
+    def _set_aside(self, digest: Digest) -> None:
+        try:
+            self._files.publish(self._layout.blob(digest), self._layout.condemned(digest))
+        except FileNotFoundError:  # that it was missing was the damage: nothing to keep, but when
+            self._mark(self._layout.condemned(digest))
+        except OSError as error:
+            _log.error("cannot keep the damaged %s: %s", digest, error)
+            self._unlink(self._layout.blob(digest))
+
+    def _mark(self, path: str) -> None:
+        """Put an empty file there, unless there is one."""
+        try:
+            os.close(self._files.create(path))
+        except FileExistsError:
+            return
+        except OSError as error:
+            _log.error("cannot make %s: %s", path, error)
 
     def _unlink(self, path: str) -> None:
         try:

@@ -25,8 +25,8 @@ from oci_mesh.errors import (
     UpstreamUnavailable,
 )
 from oci_mesh.sources import SingleFlight
+from oci_mesh.spec.challenge import Challenge, parse_challenges
 from oci_mesh.tasks import Background, loop_time
-from oci_mesh.upstream.challenge import Challenge, parse_challenges
 from oci_mesh.upstream.guard import Guard
 from oci_mesh.upstream.http import Http, read
 from oci_mesh.upstream.retry import passing

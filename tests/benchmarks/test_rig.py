@@ -56,6 +56,7 @@ def run(seconds: Sequence[float], *, full: bool = False, problem: str = "") -> R
         received=[0, SIZE],
         sample_s=[100.0, 110.0],
         progress=[[0] * (len(seconds) + 1), [SIZE] * (len(seconds) + 1)],
+        uploads=[[0] * (len(seconds) + 1), [SIZE // 2] * (len(seconds) + 1)],
     )
     numbers = range(1, len(seconds) + 1)
     return Run("oci-mesh", "together", "peer", SIZE, 10.0, outcomes, readings, 0.0, numbers)
@@ -175,11 +176,13 @@ def test_a_ratio_of_full_cores_is_bracketed() -> None:
 
 
 def test_the_picture_is_one(tmp_path: Path) -> None:
-    """Valid XML with a curve per node and a bar per run that ended."""
+    """Valid XML: of the source and of each node what comes in and goes out, a bar per run that
+    ended.
+    """
     path = tmp_path / "plot.svg"
     plot.save(path, "a < b", [run([12.0, 13.0]), run([20.0]), run([1.0], problem="cut")])
     elements = [element.tag.rpartition("}")[2] for element in ET.parse(path).iter()]
-    assert elements.count("polyline") == 2
+    assert elements.count("polygon") == 2 * (1 + 2)
     assert elements.count("rect") == 1 + 2
 
 

@@ -119,7 +119,9 @@ async def test_a_registry_that_stays_down() -> None:
     assert len(script.asked) == MAX_ATTEMPTS
 
 
-@pytest.mark.parametrize(("status", "hint"), [(401, "credentials"), (403, "access"), (507, "disk")])
+@pytest.mark.parametrize(
+    ("status", "hint"), [(401, "docker login"), (403, "access"), (507, "disk")]
+)
 async def test_a_refusal_is_final(status: int, hint: str) -> None:
     """It is not repeated, and says what to do."""
     body = b'{"errors": [{"code": "DENIED", "message": "not \\u001b[31m you"}]}'
@@ -232,3 +234,22 @@ async def test_stalls_end(content: MakeContent) -> None:
             await client.push_blob("app", BIG_DIGEST, huge, ignore)
         release.set()
     assert any("no byte was taken" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("replies", "mounted", "asked"),
+    [
+        ([Reply(201)], True, []),
+        ([Reply(202, headers={"Location": "/u/1"}), Reply(204)], False, ["DELETE /u/1"]),
+        ([Reply(202, headers={"Location": "/u/1"}), Reply(404)], False, ["DELETE /u/1"]),
+        ([Reply(403)], False, []),
+    ],
+)
+async def test_mounts(replies: list[Reply], mounted: bool, asked: list[str]) -> None:
+    """Or not: an upload that was begun instead is not left behind, a refusal is no error."""
+    script = Script(*replies)
+    async with answering(script.answer) as url, client_of(url) as client:
+        assert await client.mount("b", INDEX.digest, "a/c") is mounted
+    mount, *rest = script.asked
+    assert mount == f"POST /v2/b/blobs/uploads/?mount={INDEX.digest}&from=a/c"
+    assert rest == asked

@@ -83,7 +83,6 @@ def test_local_node_that_is_none(registry: str) -> None:
     ("text", "error"),
     [
         ("", NameInvalid),
-        ("docker.io/alpine", ConfigError),
         ("App", NameInvalid),
         ("../app", NameInvalid),
         ("app/", NameInvalid),

@@ -31,18 +31,19 @@ class Clients:
 
     def skopeo(self, *words: str) -> str:
         """`skopeo WORDS`; its standard output."""
-        return self._run("skopeo", *words)
+        return self.run("skopeo", *words)
 
     def podman(self, *words: str) -> str:
         """`podman WORDS`; its standard output."""
-        return self._run("podman", *words)
+        return self.run("podman", *words)
 
     def buildah(self, *words: str) -> str:
         """`buildah WORDS`; its standard output."""
-        return self._run("buildah", *words)
+        return self.run("buildah", *words)
 
-    def _run(self, *argv: str) -> str:
+    def run(self, *argv: str, timeout: float = command.SECONDS) -> str:
+        """Any command that uses one of them; its standard output."""
         inside: tuple[str | Path, ...] = ("sh", "-c", f'{_BIND}; exec "$@"', self._directory, *argv)
         words = ("unshare", "--mount", *inside)
         where = self._namespace.enter(*words) if self._namespace else words
-        return command.run(*where, env=_ENVIRONMENT).stdout.decode()
+        return command.run(*where, env=_ENVIRONMENT, timeout=timeout).stdout.decode()

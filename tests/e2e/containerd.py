@@ -24,6 +24,7 @@ _UNUSED = [
     *(f"io.containerd.{name}" for name in ("grpc.v1.cri", "internal.v1.tracing")),
     *(f"io.containerd.{name}" for name in ("tracing.processor.v1.otlp", "internal.v1.restart")),
 ]
+_CRI = "io.containerd.grpc.v1.cri"
 _SNAPSHOTTER = "native"  # asks nothing of the file system that the tests run on
 
 
@@ -40,12 +41,13 @@ class Containerd:
         upstream: Upstream | None = None,
         programs: Path | None = None,
         area: str = "default",
+        cri: bool = False,
     ) -> None:
         """Describe it: images named `host`/… are pulled through the registry at the URL `peer`.
 
         With an `upstream` the peer is its mirror, and only the first that is asked; without a peer
         too, nobody else is. `programs` has another containerd than this machine's; `area` is what
-        containerd calls a namespace.
+        containerd calls a namespace. With `cri` it runs what kubelets speak with, too.
         """
         self.directory = directory
         self._namespace = namespace
@@ -60,11 +62,13 @@ class Containerd:
         (directory / "fifo").mkdir()
         (directory / "config.toml").write_text(
             f"version = 2\nroot = '{directory}/root'\nstate = '{directory}/state'\n"
-            f"disabled_plugins = {json.dumps(_UNUSED)}\n"
+            f"disabled_plugins = {json.dumps([p for p in _UNUSED if not cri or p != _CRI])}\n"
             f"[grpc]\naddress = '{self._socket}'\n[ttrpc]\naddress = '{self._socket}.ttrpc'\n"
             f"[plugins.'io.containerd.internal.v1.opt']\npath = '{directory}/opt'\n"
             f"[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]\n"  # from 2.0 on
             f"platform = 'linux/{host_architecture()}'\nsnapshotter = '{_SNAPSHOTTER}'\n"
+            f"[plugins.'{_CRI}'.containerd]\nsnapshotter = '{_SNAPSHOTTER}'\n"
+            f"[plugins.'io.containerd.cri.v1.images']\nsnapshotter = '{_SNAPSHOTTER}'\n"
         )
 
     def __enter__(self) -> "Containerd":

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from tests.e2e import command
 from tests.e2e.namespaces import Namespace
@@ -55,7 +55,7 @@ class Daemon:
         self._output = root.with_suffix(".out")
         self._log = root.with_suffix(".log")
 
-    def __enter__(self) -> "Daemon":
+    def __enter__(self) -> Self:
         """Start, wait until ready."""
         self.start()
         return self

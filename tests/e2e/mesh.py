@@ -1,6 +1,6 @@
 """Some nodes in some namespaces: what the tests of the whole call a mesh."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +37,12 @@ def mesh(
     *,
     join: list[str] | None = None,
     names: dict[str, list[int]] | None = None,
+    more: Callable[[int, Path], list[str]] = lambda number, folder: [],
 ) -> Iterator[list[Peer]]:
     """`size` machines, number i at 10.79.0.i, no daemon started yet; killed and gone afterwards.
 
     A daemon joins `join` (HOST:PORT), by default all others by address; `names` as in `network`.
+    `more` are further options of a daemon, of its number and folder.
     Machines 1 and 2 hold the mesh's authority, all others a join token.
     """
     authority = directory / "ca"
@@ -58,6 +60,7 @@ def mesh(
             daemon = Daemon(
                 folder / "mesh",
                 *options,
+                *more(i + 1, folder),
                 namespace=namespace,
                 listen=REGISTRY,
                 mesh_listen=addresses[i],

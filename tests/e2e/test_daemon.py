@@ -13,7 +13,8 @@ from tests import images
 from tests.e2e import registry
 from tests.e2e.command import eventually
 from tests.e2e.daemon import STOP_SECONDS, Daemon
-from tests.e2e.requirements import require
+from tests.e2e.namespaces import network
+from tests.e2e.requirements import require, require_namespaces
 
 pytestmark = pytest.mark.e2e
 
@@ -21,6 +22,8 @@ BLOB_BYTES = 64 << 20
 """More than the kernel's buffers of one connection can hide."""
 
 RECEIVE_BUFFER_BYTES = 64 << 10
+
+DISK_BYTES = 8 << 20
 
 HELD_SECONDS = 4.0
 """How long the client keeps the draining daemon waiting: a daemon that does not drain has gone."""
@@ -111,3 +114,36 @@ def test_content_survives_kill_and_restart(node: Daemon, tmp_path: Path) -> None
     node.kill()
     node.start()
     assert images.sha256(registry.get(node, f"repo/blobs/{digest}").body) == digest
+
+
+def test_a_full_disk_refuses_pushes_and_says_so_at_the_start(tmp_path: Path) -> None:
+    """507 while it runs, with all that is there still served; one sentence where it cannot start;
+    and with room again all is as it was.
+    """
+    require_namespaces()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with network(tmp_path, 1, {}) as (machine,):
+        machine.run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", disk)
+        node = Daemon(disk / "mesh", namespace=machine)
+        with node:
+            digest = registry.push_blob(node, "repo", b"kept" * 1000, tmp_path / "blob")
+            (tmp_path / "big").write_bytes(os.urandom(DISK_BYTES))
+            pushed = node.request(
+                "POST",
+                f"/v2/repo/blobs/uploads/?digest={images.sha256((tmp_path / 'big').read_bytes())}",
+                *("--data-binary", f"@{tmp_path / 'big'}"),
+            )
+            assert pushed.status == 507
+            assert registry.get(node, f"repo/blobs/{digest}").body == b"kept" * 1000
+            assert node.stop() == 0
+        machine.run("dd", "if=/dev/zero", f"of={disk}/other", "bs=4k", check=False)
+        refused = node.run()
+        assert refused.returncode == 1
+        said = refused.stderr.decode().splitlines()[-1]
+        assert str(disk) in said
+        assert "the disk is full" in said
+        assert b"Traceback" not in refused.stderr
+        machine.run("rm", disk / "other")
+        with node:
+            assert registry.get(node, f"repo/blobs/{digest}").body == b"kept" * 1000

@@ -447,7 +447,7 @@ async def test_a_node_that_breaks_off_is_not_asked_again_and_again(
     """Though it is alive and well each time, as gossip says: the fetch comes to an end."""
     async with FakePeer("p", holding(BLOB, sending=cut(1000))) as p, running(tmp_path, "a") as a:
         await p.join(a)
-        monkeypatch.setattr(a._gossip, "failed", lambda member_id: None)
+        monkeypatch.setattr(a._gossip, "failed", lambda member_id, reason: None)
         assert (await client.blob(a, "app", BLOB)).status == 404
         assert len(p.ranges) <= 2 * swarm.FIRST_WINDOW
 

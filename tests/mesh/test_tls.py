@@ -278,6 +278,7 @@ async def test_a_token_is_for_enrolling_only(tmp_path: Path, mesh: Mesh, context
             ("GET", "/v2/_catalog"),
             ("POST", wire.EXCHANGE_PATH),
             ("POST", wire.REPLICATE_PATH),
+            ("POST", wire.TAKE_PATH),
             ("GET", wire.TRUST_PATH),
             ("GET", wire.ENROL_PATH),
             ("POST", f"{wire.ENROL_PATH}/"),
@@ -298,6 +299,7 @@ async def test_a_message_is_from_who_sent_it(tmp_path: Path, mesh: Mesh, context
         for path, message in (
             (wire.EXCHANGE_PATH, Exchange(lie)),
             (wire.REPLICATE_PATH, Replicate(lie, "app", digest)),
+            (wire.TAKE_PATH, wire.Take(lie, "app", digest)),
             (wire.SWARM_PATH, Attend("app", digest, Entry("c", "127.0.0.1:1"))),
         ):
             status, text = await ask(a.mesh_address, b, "POST", path, wire.encode(message))

@@ -44,6 +44,17 @@ class ResolutionContract:
         assert await store.resolution(MIRRORED, "v2") is None
         assert await store.resolution(PRIVATE, "v1") is None
 
+    async def test_all_of_them_by_name(self, store: Store, clock: Clock) -> None:
+        await store.note_resolution(MIRRORED, "v2", Resolution(ONE, 1.0))
+        await store.note_resolution(MIRRORED, "v1", Resolution(TWO, 2.0))
+        await store.note_resolution(PRIVATE, "v1", Resolution(ONE, 3.0))
+        await store.note_resolution(MIRRORED, "v2", Resolution(TWO, 4.0))
+        every = sorted([(MIRRORED, "v1", TWO), (MIRRORED, "v2", TWO), (PRIVATE, "v1", ONE)])
+        for _ in range(3):
+            assert await store.resolutions(10) == every
+            assert await store.resolutions(2) == every[:2]
+            await flush(store, clock)
+
     async def test_it_is_neither_a_tag_nor_a_repository(self, store: Store) -> None:
         await store.note_resolution(MIRRORED, "v1", Resolution(ONE, 1.0))
         assert await store.names() == []
@@ -125,6 +136,9 @@ class ColdestContract:
         await store.put_manifest(MIRRORED, manifest)
         clock.second()
         await push_blob(store, MIRRORED, b"one")
+        assert await digests(store) == [manifest.digest, ONE]
+        clock.second()
+        assert await store.peek(MIRRORED, manifest.digest) == manifest
         assert await digests(store) == [manifest.digest, ONE]
         clock.second()
         await store.manifest(MIRRORED, manifest.digest)

@@ -25,6 +25,7 @@ from oci_mesh.store.base import Store, Usage
 from tests.store.cache_contract import CacheContract
 from tests.store.content import image, index, push_blob, push_image, read_blob, stamp
 from tests.store.partial_contract import PartialContract
+from tests.store.upkeep_contract import UpkeepContract
 
 A, B = "team/a", "team/b"
 CONTENT = b"some layer " * 1000
@@ -577,6 +578,7 @@ class StoreContract(
     ManifestContract,
     NameContract,
     CacheContract,
+    UpkeepContract,
 ):
     """All of it."""
 

@@ -137,7 +137,9 @@ class PowerFiles(Files):
     def _undo(self, copy: Path, change: Change) -> None:
         path = copy / change.path.relative_to(self.root)
         if change.source is not None and path.exists():
-            path.rename(copy / change.source.relative_to(self.root))
+            source = copy / change.source.relative_to(self.root)
+            if not source.exists():  # another file may have that name by now, and keeps it
+                path.rename(source)
         path.unlink(missing_ok=True)
         if change.had is not None:
             path.write_bytes(change.had)

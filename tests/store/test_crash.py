@@ -28,6 +28,7 @@ from oci_mesh.store.disk import DiskStore
 from oci_mesh.store.memory import MemoryStore
 from tests.store.content import image, push_blob, push_pieces, read_blob, stamp, write_pieces
 from tests.store.power import PowerFiles, quick_directory, unowned
+from tests.store.upkeep_contract import harm, no_pace
 
 A, B, MIRRORED = "team/a", "team/b", "app@docker.io"
 ONE, TWO = b"one" * 1000, b"two" * 2000
@@ -102,6 +103,25 @@ async def let_go_of_one(store: Store) -> None:
     await store.evict([content for content in contents if content.digest == Digest.of(TWO)])
 
 
+async def let_go_of_garbage(store: Store) -> None:
+    """What no manifest names."""
+    for repository in (A, B):
+        await store.collect(await store.unnamed(repository, LATER), LATER)
+
+
+async def harm_one(store: Store) -> None:
+    """As many other bytes, where nobody looks."""
+    harm(store, Digest.of(TWO), TWO[::-1])
+
+
+async def set_aside(store: Store) -> None:
+    """What is damaged."""
+    damage = await store.check(Digest.of(TWO), no_pace)
+    assert damage is not None
+    assert len(await store.quarantine(damage)) == 2
+
+
+LATER = 2.0**40  # all was used before
 ELSEWHERE = [
     NameRecord(B, "elsewhere", str(SECOND.digest), stamp(9)),
     NameRecord(A, str(Digest.of(TWO)), None, stamp(9)),
@@ -133,6 +153,20 @@ OPERATIONS: list[Operation] = [
     lambda store: push_blob(store, MIRRORED, TWO),
     let_go,
     lambda store: store.forget_resolution(MIRRORED, "v1"),
+    let_go_of_garbage,
+    lambda store: push_blob(store, A, ONE, stamp(11)),
+    lambda store: push_blob(store, B, ONE, stamp(11)),
+    lambda store: store.put_manifest(B, FIRST, ["v1"], stamp(12)),
+    let_go_of_garbage,
+    lambda store: push_blob(store, A, TWO, stamp(13)),
+    lambda store: push_blob(store, MIRRORED, TWO),
+    harm_one,
+    set_aside,
+    lambda store: push_blob(store, A, TWO, stamp(14)),
+    lambda store: store.purge_quarantine(0),
+    lambda store: store.put_manifest(B, SECOND, (), stamp(15)),
+    lambda store: store.delete_untagged(B, SECOND.digest, stamp(16), LATER),
+    let_go_of_garbage,
 ]
 
 
@@ -306,6 +340,27 @@ async def test_kill_9_while_cache_is_let_go(tmp_path: Path) -> None:
             await store.evict(await store.coldest(1000))
         assert unowned(tmp_path) == set()
     assert evicted > 5 * KILLS
+
+
+@pytest.mark.slow
+async def test_kill_9_while_garbage_is_collected(tmp_path: Path) -> None:
+    """An acknowledged image is whole and exact, and no file is left over."""
+    moments = random.Random(11)
+    said: list[list[str]] = []
+    for seed in range(KILLS):
+        new = await run_until_killed(tmp_path, seed, moments.uniform(0, 0.25), "collector")
+        said += new
+        async with await DiskStore.open(tmp_path) as store:
+            for text in (words[1] for words in new if words[0] == "image"):
+                manifest = await store.manifest(A, Digest.parse(text))
+                for blob in manifest.blobs:
+                    digest = blob.checked_digest
+                    assert digest.matches(await read_blob(store, A, digest))
+        assert unowned(tmp_path) == set()
+    counts = dict.fromkeys(("image", "collected", "aside"), 0)
+    for kind, text in said:
+        counts[kind] += 1 if kind == "image" else int(text)
+    assert all(count > KILLS for count in counts.values()), counts
 
 
 async def verify(store: Store, said: list[list[str]]) -> None:

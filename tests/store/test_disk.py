@@ -97,6 +97,26 @@ async def test_a_store_of_the_release_before_is_the_mesh_s_own(tmp_path: Path) -
         assert await store.usage() == Usage(1, len(CONTENT), 0, len(CONTENT))
 
 
+async def test_what_a_store_of_the_release_before_names_is_no_garbage(tmp_path: Path) -> None:
+    """Its manifests are read once; one that is damaged keeps nobody from starting."""
+    async with await DiskStore.open(tmp_path) as store:
+        manifest = await push_image(store, A, [CONTENT], ["v1"], stamp(1))
+        damaged = await push_image(store, B, [b"2"], ["v1"], stamp(2))
+    connection = sqlite3.connect(tmp_path / "metadata.sqlite")
+    connection.execute("DROP TABLE refs")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) - 1}")
+    connection.commit()
+    connection.close()
+    path = tmp_path / "blobs/sha256" / damaged.digest.hex
+    path.write_bytes(b"x" * len(damaged.content))
+    for _ in range(2):
+        async with await DiskStore.open(tmp_path) as store:
+            assert await store.unnamed(A, 2.0**40) == []
+            assert await store.whole(A, [manifest.digest]) == [manifest.digest]
+            with pytest.raises(ManifestUnknown):
+                await store.manifest(B, damaged.digest)
+
+
 async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     async with await DiskStore.open(tmp_path) as store:
         manifest = await push_image(store, A, [CONTENT, b"2"], ["v1"], stamp(1))

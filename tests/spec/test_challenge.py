@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oci_mesh.upstream.challenge import Challenge, parse_challenges
+from oci_mesh.spec.challenge import Challenge, parse_challenges
 
 BEARER = {"realm": "https://auth.docker.io/token", "service": "registry.docker.io"}
 

@@ -1,0 +1,1 @@
+"""Tests of `oci-mesh doctor`: each finding is provoked."""
