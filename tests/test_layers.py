@@ -90,7 +90,7 @@ IMPURE_MODULES = {"asyncio", "os", "random", "socket", "threading", "time"}
 
 # The homes of third-party packages: parts, or files of them.
 HOMES = {
-    "aiohttp": {"control", "registry", "upstream", "mesh", "node", "cli/http"},
+    "aiohttp": {"control/server", "registry", "upstream", "mesh", "node", "cli/http"},
     "yarl": {"registry", "upstream", "mesh", "node", "cli/http", "cli/registry_client"},
     "click": {"cli", "serve"},
     "asyncinotify": {"containerd"},

@@ -1,12 +1,18 @@
-"""The operator's end of the control socket."""
+"""The operator's end of the control socket.
 
+With the standard library's HTTP, in a thread: aiohttp takes as long to import as a node to answer.
+"""
+
+import asyncio
 import errno
+import socket
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import aiohttp
 import msgspec
 
 from oci_mesh.control.place import SOCKET, short_path
@@ -16,6 +22,37 @@ from oci_mesh.errors import OperationFailed
 Answer = TypeVar("Answer")
 
 _FAULT = b'{"error":'
+
+# Of a refusal, as much as is worth showing.
+_MAX_REASON_BYTES = 200
+
+_READ_BYTES = 1024 * 1024
+
+
+class _Connection(HTTPConnection):
+    """To a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("node", timeout=SILENCE_S)
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX)
+
+    def connect(self) -> None:
+        self._socket.settimeout(SILENCE_S)
+        self._socket.connect(self._path)
+        self.sock = self._socket
+
+    def ask(self, verb: str, body: bytes) -> HTTPResponse:
+        """Raises `OSError`, or `HTTPException`."""
+        self.request("POST", PATH + verb, body)
+        return self.getresponse()
+
+    def abort(self) -> None:
+        """Close it, also while another thread waits for what comes over it."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self.close()
+        self._socket.close()
 
 
 class ControlClient:
@@ -28,18 +65,13 @@ class ControlClient:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._path = short_path(root)
-        self._session: aiohttp.ClientSession
+        self._socket = ""
 
     async def __aenter__(self) -> Self:
         try:
-            path = self._path.__enter__()
+            self._socket = self._path.__enter__()
         except OSError as error:
             raise _unreachable(self._root, error) from None
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path),
-            timeout=aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S),
-            read_bufsize=MAX_LINE_BYTES,
-        )
         return self
 
     async def __aexit__(
@@ -48,7 +80,6 @@ class ControlClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._session.close()
         self._path.__exit__(None, None, None)
 
     async def call(self, verb: str, request: Document, kind: type[Answer]) -> Answer:
@@ -61,36 +92,55 @@ class ControlClient:
 
     async def stream(self, verb: str, request: Document, kind: Any) -> AsyncGenerator[Any, None]:
         """All documents, each of `kind` (a type, or a union of tagged ones), as they come."""
-        body = msgspec.json.encode(request)
         decode = msgspec.json.Decoder(kind).decode
-        silent = OperationFailed(
-            "the node broke off its answer", hint="its log says why; this can be called again"
-        )
-        line = b"x"
+        connection = _Connection(self._socket)
         try:
-            async with self._session.post(f"http://node{PATH}{verb}", data=body) as response:
-                if response.status != 200:
-                    raise OperationFailed(
-                        f"the node refused {verb!r}: {(await response.text())[:200]}",
-                        hint="node and command should be of one version",
-                    )
-                while line := await response.content.readline():
-                    if line.startswith(_FAULT):
-                        fault = msgspec.json.decode(line, type=Fault)
-                        raise OperationFailed(fault.error, hint=fault.hint)
-                    if line.strip():
-                        yield decode(line)
-        except aiohttp.ClientConnectorError as error:
-            raise _unreachable(self._root, error.os_error) from None
-        except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError, ValueError):
-            raise silent from None
+            response = await self._ask(connection, verb, msgspec.json.encode(request))
+            async for line in _lines(response):
+                if line.startswith(_FAULT):
+                    fault = msgspec.json.decode(line, type=Fault)
+                    raise OperationFailed(fault.error, hint=fault.hint)
+                yield decode(line)
+        except (OSError, HTTPException, msgspec.MsgspecError):
+            raise OperationFailed(
+                "the node broke off its answer", hint="its log says why; this can be called again"
+            ) from None
+        finally:
+            connection.abort()
+
+    async def _ask(self, connection: _Connection, verb: str, body: bytes) -> HTTPResponse:
+        try:
+            response = await asyncio.to_thread(connection.ask, verb, body)
+        except (FileNotFoundError, ConnectionRefusedError, PermissionError) as error:
+            raise _unreachable(self._root, error) from None
+        if response.status != 200:
+            reason = await asyncio.to_thread(response.read, _MAX_REASON_BYTES)
+            raise OperationFailed(
+                f"the node refused {verb!r}: {reason.decode(errors='replace')}",
+                hint="node and command should be of one version",
+            )
+        return response
+
+
+async def _lines(response: HTTPResponse) -> AsyncGenerator[bytes, None]:
+    """Those that are not empty, as they come. Raises `HTTPException` if the answer was cut, which
+    `HTTPResponse.readline` takes for its end.
+    """
+    rest = b""
+    while some := await asyncio.to_thread(response.read1, _READ_BYTES):
+        *lines, rest = (rest + some).split(b"\n")
+        for line in lines:
+            if line:
+                yield line
+        if len(rest) > MAX_LINE_BYTES:
+            raise HTTPException(f"a line of more than {MAX_LINE_BYTES} bytes")
 
 
 def _unreachable(root: Path, error: OSError) -> OperationFailed:
-    socket = root / SOCKET
+    path = root / SOCKET
     if error.errno in (errno.EACCES, errno.EPERM):
         return OperationFailed(
-            f"{socket} may only be used by the node's own user", hint="try again as root"
+            f"{path} may only be used by the node's own user", hint="try again as root"
         )
     return OperationFailed(
         f"no node is running in {root} ({error.strerror})",
