@@ -48,6 +48,7 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.manifest import Descriptor, Manifest, Platform, parse_manifest
 from oci_mesh.spec.reference import Reference, parse_reference
 from oci_mesh.upstream_config import UpstreamConfig
+from oci_mesh.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from oci_mesh.node import Node
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from oci_mesh.store.disk import DiskStore
     from oci_mesh.store.memory import MemoryStore
 
-__version__: Final = "0.1.0"
 
 __all__ = [
     "Blob",

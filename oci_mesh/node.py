@@ -16,7 +16,6 @@ from typing import Final, NamedTuple, Self
 
 from aiohttp import web
 
-from oci_mesh import __version__
 from oci_mesh import metrics as metrics_module
 from oci_mesh.cache import Cache
 from oci_mesh.config import NodeConfig, is_loopback, split_address
@@ -77,6 +76,7 @@ from oci_mesh.upstream.named import Named
 from oci_mesh.upstream.source import UpstreamSource
 from oci_mesh.upstream.tags import UpstreamTags
 from oci_mesh.upstream_config import PUBLIC
+from oci_mesh.version import __version__
 
 _log = logging.getLogger(__name__)
 

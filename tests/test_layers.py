@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "mirror": SOURCE,
     "cache": SOURCE,
     "mesh": MESH,
-    "node": NODE | {"control", "operations", "__init__"},
+    "node": NODE | {"control", "operations", "version"},
     "notify": set(),
     "serve": {
         "errors",
@@ -76,12 +76,22 @@ MAY_IMPORT = {
         "operations",
         "pki",
         "quantity",
-        "__init__",
+        "version",
     },
     "web": {"errors", "spec", "config", "node"},
     "control": {"errors"},
     "operations": NODE - {"registry"} | {"control", "quantity"},
-    "__init__": {"errors", "spec", "store", "sources", "config", "upstream_config", "node"},
+    "version": set(),
+    "__init__": {
+        "version",
+        "errors",
+        "spec",
+        "store",
+        "sources",
+        "config",
+        "upstream_config",
+        "node",
+    },
 }
 
 # Parts that decide and never do: no IO, no clock, no chance (a `Random` is an argument).

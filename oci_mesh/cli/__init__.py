@@ -9,9 +9,9 @@ from typing import Final
 import click
 from click.shell_completion import add_completion_class
 
-from oci_mesh import __version__
 from oci_mesh.cli.bash import LineComplete
 from oci_mesh.cli.sections import SectionedGroup
+from oci_mesh.version import __version__
 
 _SECTIONS: Final = {
     "Content": {

@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from oci_mesh import __version__
 from oci_mesh.cli.doctor.finding import Finding, error, ok, skipped, warning
 from oci_mesh.cli.doctor.patient import Patient
 from oci_mesh.cli.doctor.processes import listener
@@ -14,6 +13,7 @@ from oci_mesh.cli.http import Http, read
 from oci_mesh.control.client import ControlClient
 from oci_mesh.control.health import VERB, Health, HealthRequest
 from oci_mesh.errors import OciMeshError, OperationFailed
+from oci_mesh.version import __version__
 
 # A node tries the others before it answers: two connections each, and a registry for longer.
 HEALTH_S: Final = 30.0

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from oci_mesh import __version__
 from oci_mesh.cli.containerd_config import CONFIG
 from oci_mesh.cli.doctor.checkup import check_up
 from oci_mesh.cli.doctor.finding import Finding
@@ -15,6 +14,7 @@ from oci_mesh.cli.doctor.patient import Patient
 from oci_mesh.cli.edits import Machine
 from oci_mesh.control.health import VERB, Health, HealthRequest
 from oci_mesh.control.server import ControlServer, Verb
+from oci_mesh.version import __version__
 
 Report = dict[str, Any]
 
