@@ -65,6 +65,10 @@ READ_BYTES: Final = 16 * 1024
 MAX_LINE_BYTES: Final = 16 * 1024
 
 
+# Turns of the event loop from accepting a connection to its `connection_made`. If the listener were
+# closed between, asyncio would leave the connection open, and nobody knows of it.
+ACCEPT_STEPS: Final = 3
+
 # Requests that change nothing: nobody misses their end when their client has gone.
 _READS: Final = frozenset({"GET", "HEAD"})
 
@@ -275,6 +279,11 @@ class _Site(web.TCPSite):
         )
 
     async def stop(self) -> None:
+        if isinstance(self._server, asyncio.Server):  # or it could not be started
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            for _ in range(ACCEPT_STEPS):
+                await asyncio.sleep(0)
         await super().stop()
         if self._handshakes is not None:
             self._handshakes.close()

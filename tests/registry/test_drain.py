@@ -1,7 +1,10 @@
 """The end of a listener: what is under way goes on, what only waits is let go."""
 
 import asyncio
+import gc
+import socket
 
+import pytest
 from aiohttp import web
 
 from oci_mesh.registry import responses
@@ -34,3 +37,21 @@ async def test_idle_connections_are_closed_before_the_drain() -> None:
         for writer in (idle_writer, busy_writer):
             writer.close()
             await writer.wait_closed()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_that_comes_at_the_end_is_closed(turns: int) -> None:
+    """Wherever the event loop is between accepting it and knowing of it. (One that is left open is
+    found by the garbage collector, which fails this test.)
+    """
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        return responses.json({})
+
+    async with RegistryServer(handle, "127.0.0.1", 0, drain_s=0) as server:
+        client = socket.create_connection(server.address)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    client.close()
+    await asyncio.sleep(0)
+    gc.collect()
