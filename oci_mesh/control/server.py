@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -42,29 +42,32 @@ class ControlServer:
     def __init__(self, root: Path, verbs: Mapping[str, Verb]) -> None:
         self._root = root
         self._verbs = verbs
-        self._runner: web.ServerRunner
+        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         server = web.Server(self._answer, access_log=None, handler_cancellation=True)
-        self._runner = web.ServerRunner(server, shutdown_timeout=_CUT_S)
-        await self._runner.setup()
-        try:
-            with short_path(self._root) as path:
+        runner = web.ServerRunner(server, shutdown_timeout=_CUT_S)
+        async with AsyncExitStack() as stack:
+            try:
+                # To the end: from Python 3.13 on asyncio removes the socket by this path.
+                path = stack.enter_context(short_path(self._root))
+                stack.push_async_callback(runner.cleanup)
+                await runner.setup()
                 # The store's lock on the root is held: what is there is left from an earlier life.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
                 mask = os.umask(0o177)
                 try:
-                    await web.UnixSite(self._runner, path).start()
+                    await web.UnixSite(runner, path).start()
                 finally:
                     os.umask(mask)
-        except OSError as error:
-            await self._runner.cleanup()
-            raise ConfigError(f"cannot make {self._root / SOCKET}: {error.strerror}") from error
+            except OSError as error:
+                raise ConfigError(f"cannot make {self._root / SOCKET}: {error.strerror}") from error
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._runner.cleanup()
+        await self._stack.aclose()
         (self._root / SOCKET).unlink(missing_ok=True)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -55,11 +55,15 @@ async def test_documents_come_one_by_one(tmp_path: Path) -> None:
         assert await client.call("count", Count(5), Number) == Number(4)
 
 
-async def test_only_the_owner_may_open_it(tmp_path: Path) -> None:
-    """There is no other check of who asks."""
+async def test_only_the_owner_may_open_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """There is no other check of who asks. It goes with the node, without a word of asyncio's."""
     async with ControlServer(tmp_path, VERBS):
+        others = [(tmp_path / f"other-{i}").open("w") for i in range(5)]  # take free descriptors
         assert stat.S_IMODE((tmp_path / SOCKET).stat().st_mode) == 0o600
+    for other in others:
+        other.close()
     assert not (tmp_path / SOCKET).exists()
+    assert not caplog.records
 
 
 async def test_a_directory_with_a_long_name(tmp_path: Path) -> None:
