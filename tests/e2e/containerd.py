@@ -144,11 +144,16 @@ class Containerd:
     def run(self, reference: str, *argv: str) -> str:
         """Run a container to its end with runc, in the node's network; what it printed.
 
-        No cgroup: the machine's hierarchy is the one thing here that is shared.
+        No cgroup: the machine's hierarchy is the one thing here that is shared. The shim writes
+        what is printed to a file: `ctr` itself reads no further once the container has ended.
         """
+        printed = self.directory / "printed"
+        printed.unlink(missing_ok=True)
         options = ["--rm", "--net-host", "--cgroup=", "--fifo-dir", str(self.directory / "fifo")]
         options += ["--snapshotter", _SNAPSHOTTER]
-        return self.ctr("run", *options, reference, "container", *argv).stdout.decode()
+        options += ["--log-uri", f"file://{printed}"]
+        self.ctr("run", *options, reference, "container", *argv)
+        return printed.read_text()
 
     def _answers(self) -> bool:
         return self.ctr("version", check=False).returncode == 0
