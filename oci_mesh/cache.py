@@ -28,16 +28,18 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from oci_mesh.errors import OciError
 from oci_mesh.logs import event
 from oci_mesh.metrics import Metrics
 from oci_mesh.spec.digest import Digest
-from oci_mesh.store.base import Content, Store
+from oci_mesh.store.base import Content, Store, Unnamed
 from oci_mesh.tasks import loop_time
 
 _log = logging.getLogger(__name__)
+
+Removed = TypeVar("Removed", Content, Unnamed)
 
 HeldElsewhere: TypeAlias = Callable[[str, Digest], Awaitable[int]]
 """How many live nodes, of those before this one in the order of the digest, say that they hold a
@@ -151,7 +153,7 @@ class Cache:
                     plan = [content async for content in chosen]
                     if sum(content.size for content in plan) < size:
                         return
-                    for step in _steps(plan):
+                    for step in steps(plan):
                         gone = await self._evict(step)
                         spared.update({c.digest for c in step} - {c.digest for c in gone})
         except TimeoutError:
@@ -230,7 +232,7 @@ class Cache:
 
 
 async def _gathered(contents: AsyncIterator[Content]) -> AsyncIterator[list[Content]]:
-    """As steps."""
+    """As `steps`."""
     step: list[Content] = []
     async for content in contents:
         step.append(content)
@@ -241,9 +243,9 @@ async def _gathered(contents: AsyncIterator[Content]) -> AsyncIterator[list[Cont
         yield step
 
 
-def _steps(contents: Iterable[Content]) -> Iterator[list[Content]]:
-    """As `_gathered`."""
-    step: list[Content] = []
+def steps(contents: Iterable[Removed]) -> Iterator[list[Removed]]:
+    """So few at a time that whoever pushes does not have to wait (see `STEP_BYTES`)."""
+    step: list[Removed] = []
     for content in contents:
         step.append(content)
         if _is_enough(step):
@@ -253,5 +255,5 @@ def _steps(contents: Iterable[Content]) -> Iterator[list[Content]]:
         yield step
 
 
-def _is_enough(step: Sequence[Content]) -> bool:
+def _is_enough(step: Sequence[Content | Unnamed]) -> bool:
     return len(step) >= STEP_BLOBS or sum(content.size for content in step) >= STEP_BYTES

@@ -152,7 +152,7 @@ class Mirror:
         """
         if not registry:
             registry, _, inner = repository.partition("/")
-            if registry not in self._mirrored or not inner or await self._is_own(repository):
+            if registry not in self._mirrored or not inner or await self.is_own(repository):
                 return None
             repository = inner
         if registry in self._mirrored:
@@ -161,7 +161,8 @@ class Mirror:
             raise NameUnknown("no such repository")
         return None
 
-    async def _is_own(self, repository: str) -> bool:
+    async def is_own(self, repository: str) -> bool:
+        """Whether this node has anything under that name."""
         try:
             await self._store.tags(repository, n=1)
         except NameUnknown:

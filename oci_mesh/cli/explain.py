@@ -13,7 +13,7 @@ from oci_mesh.cli.options import json_option, root_option, usage
 from oci_mesh.cli.output import NAMED, columns, show, some
 from oci_mesh.cli.run import FAILED, run
 from oci_mesh.cli.selection import this_platform
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import call
 from oci_mesh.control.explain import (
     VERB,
     Content,
@@ -26,12 +26,11 @@ from oci_mesh.control.explain import (
     Tag,
 )
 from oci_mesh.quantity import duration_text, size_text
+from oci_mesh.spec.digest import short
 from oci_mesh.spec.platform import parse_platform, platform_text
 
 # Pulls and deliveries shown; `--json` has more.
 _SHOWN: Final = 10
-
-_DIGEST_SHOWN: Final = len("sha256:") + 12
 
 _AWAY: Final = {
     "silent": "did not answer in time",
@@ -78,13 +77,8 @@ def explain_command(
     Exit code 0 if the name leads to an image, 1 if it does not: then it is said where it ends.
     """
     wanted = usage(lambda: parse_platform(platform)) if platform else this_platform()
-    asked = ExplainRequest(ref, platform_text(wanted), ask)
-
-    async def work() -> Explanation:
-        async with ControlClient(root) as client:
-            return await client.call(VERB, asked, Explanation)
-
-    found = run(work())
+    request = ExplainRequest(ref, platform_text(wanted), ask)
+    found = run(call(root, VERB, request, Explanation))
     show(found, as_json=as_json, text=explanation_text(found, time.time()))
     if found.stopped_at:
         click.echo(f"error: {found.ref} leads nowhere: {found.why}", err=True)
@@ -185,7 +179,7 @@ def _contents(found: Explanation, now: float) -> Iterator[str]:
     answered = [n.node for n in found.nodes if n.state in ("this", "answered")]
     yield _title("Who has it")
     rows = [
-        (c.kind, _short(c.digest), size_text(c.size), _holders_text(c, answered))
+        (c.kind, short(c.digest), size_text(c.size), _holders_text(c, answered))
         for c in found.contents
     ]
     yield _indented(columns(rows))
@@ -277,7 +271,7 @@ def _clients(found: Explanation, now: float) -> Iterator[str]:
     yield _title("Clients that waited, or did not get it")
     for delivery in slow[:_SHOWN]:
         yield (
-            f"  of {delivery.node}, {_ago(delivery.at, now)}: {_short(delivery.digest)}, "
+            f"  of {delivery.node}, {_ago(delivery.at, now)}: {short(delivery.digest)}, "
             f"{size_text(delivery.bytes)} in {delivery.took_s:.1f} s"
         )
         yield from (f"    - {text}" for text in delivery.verdict)
@@ -289,10 +283,6 @@ def _clients(found: Explanation, now: float) -> Iterator[str]:
 def _wanted(found: Explanation) -> str:
     repository = "" if found.rule is None else found.rule.repository
     return f"{repository}:{found.tag.name}" if found.tag is not None else repository
-
-
-def _short(digest: str) -> str:
-    return digest[:_DIGEST_SHOWN]
 
 
 def _indented(text: str) -> str:

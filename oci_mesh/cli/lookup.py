@@ -1,10 +1,9 @@
 """The manifest that REF means; if it is not there, what was probably meant."""
 
 from contextlib import suppress
-from difflib import get_close_matches
 
 from oci_mesh.cli.failure import Failure
-from oci_mesh.cli.nearest import nearest
+from oci_mesh.cli.nearest import most_like, nearest
 from oci_mesh.cli.registry_client import RegistryClient
 from oci_mesh.cli.target import Target
 from oci_mesh.spec.manifest import Manifest
@@ -54,7 +53,7 @@ async def _nearest_repository(client: RegistryClient, target: Target) -> str:
     """Empty if none is like it, or the registry does not say."""
     with suppress(Failure):
         known = set(await client.repositories() or []) - {target.repository}
-        return next(iter(get_close_matches(target.repository, known, n=1)), "")
+        return most_like(target.repository, known)
     return ""
 
 

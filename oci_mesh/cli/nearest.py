@@ -6,5 +6,10 @@ from difflib import get_close_matches
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean app:v1?` if one of `known` is like `name`; else empty. For a `hint`."""
-    found = get_close_matches(name, list(known), n=1)
-    return f"did you mean {found[0]}?" if found else ""
+    found = most_like(name, known)
+    return f"did you mean {found}?" if found else ""
+
+
+def most_like(name: str, known: Iterable[str]) -> str:
+    """The one of `known` that is most like `name`; empty if none is like it."""
+    return next(iter(get_close_matches(name, list(known), n=1)), "")

@@ -17,7 +17,7 @@ from oci_mesh.cli.run import PARTLY, run
 from oci_mesh.cli.upkeep import drain_command, gc_command, scrub_command
 from oci_mesh.config import is_loopback, split_address
 from oci_mesh.control import upkeep
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import call
 from oci_mesh.control.place import SOCKET, short_path
 from oci_mesh.control.upkeep import JoinRequest, JoinResult
 
@@ -96,7 +96,7 @@ def join_command(
 
 
 def _join_running(root: Path, addresses: tuple[str, ...], token: str | None) -> JoinResult:
-    result = _ask(root, JoinRequest(list(addresses)))
+    result = run(call(root, upkeep.JOIN, JoinRequest(list(addresses)), JoinResult))
     if len(result.unreachable) == len(addresses):
         said = "; ".join(f"{each.address}: {each.reason}" for each in result.unreachable)
         hint = result.unreachable[0].hint
@@ -163,14 +163,6 @@ def _join_text(result: JoinResult, before: NodeFile, *, runs: bool) -> str:
         "  systemctl enable --now oci-mesh\n"
         f"or, without systemd: python -m oci_mesh.serve --config {before.path}"
     )
-
-
-def _ask(root: Path, asked: JoinRequest) -> JoinResult:
-    async def work() -> JoinResult:
-        async with ControlClient(root) as client:
-            return await client.call(upkeep.JOIN, asked, JoinResult)
-
-    return run(work())
 
 
 node_group.add_command(drain_command)

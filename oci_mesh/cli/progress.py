@@ -21,11 +21,9 @@ from rich.progress import (
 )
 
 from oci_mesh.quantity import size_text as size_text
+from oci_mesh.spec.digest import short
 
-# As much of a digest as people compare by eye; docker shows 12 too.
-_DIGEST_SHOWN: Final = len("sha256:") + 12
-
-# Of other names: a node's is that of its machine mostly, with its domain.
+# Of names that are no digests: a node's is that of its machine mostly, with its domain.
 _NAME_SHOWN: Final = 40
 
 
@@ -153,4 +151,4 @@ class _Bar:
 
 
 def _short(name: str) -> str:
-    return name[: _DIGEST_SHOWN if name.startswith("sha256:") else _NAME_SHOWN]
+    return short(name) if name.startswith("sha256:") else name[:_NAME_SHOWN]

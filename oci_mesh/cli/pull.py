@@ -17,7 +17,7 @@ from oci_mesh.cli.layout_directory import LayoutDirectory, Partial
 from oci_mesh.cli.lookup import look_up
 from oci_mesh.cli.progress import Progress, Task
 from oci_mesh.cli.registry_client import RegistryClient
-from oci_mesh.cli.result import BlobResult, Result, manifest_result
+from oci_mesh.cli.result import BlobResult, Result, result_of
 from oci_mesh.cli.retry import Transient
 from oci_mesh.cli.selection import choose_platform, platform_text, runs_on
 from oci_mesh.cli.target import Target
@@ -66,7 +66,8 @@ class Pull:
         for manifest in tree.manifests:
             self._layout.put(manifest.digest, manifest.content)
         self._layout.list([*tree.referrers, self._named(root)])
-        return self._result(tree), tree
+        blobs = list(self._blobs.values())
+        return result_of(self._target, tree.manifests, blobs, tree.absent), tree
 
     async def _resolve(self, platform: Platform | None, preferred: Platform | None) -> Descriptor:
         """The manifest that REF means, or, if it is an index, the one in it that is `preferred`."""
@@ -178,15 +179,3 @@ class Pull:
         if self._target.tag is not None:
             names[REF_NAME] = self._target.tag
         return msgspec.structs.replace(root, annotations=names)
-
-    def _result(self, tree: Tree) -> Result:
-        target, root = self._target, tree.manifests[-1]
-        return Result(
-            reference=target.pinned(root.digest),
-            registry=target.registry,
-            digest=str(root.digest),
-            media_type=root.media_type,
-            manifests=[manifest_result(manifest) for manifest in tree.manifests],
-            blobs=list(self._blobs.values()),
-            absent=[descriptor.digest for descriptor in tree.absent],
-        )

@@ -25,7 +25,7 @@ from oci_mesh.cli.layers import pack
 from oci_mesh.cli.layout import INDEX, Layout, blob_name
 from oci_mesh.cli.progress import Progress, Task
 from oci_mesh.cli.registry_client import RegistryClient
-from oci_mesh.cli.result import BlobResult, Result, manifest_result
+from oci_mesh.cli.result import BlobResult, Result, result_of
 from oci_mesh.cli.selection import choose_image
 from oci_mesh.cli.target import Target
 from oci_mesh.cli.tree import Tree
@@ -177,15 +177,7 @@ async def push_manifests(
             await client.push_manifest(target.repository, str(manifest.digest), manifest)
     if target.tag is not None:
         await client.push_manifest(target.repository, target.tag, root)
-    return Result(
-        reference=target.pinned(root.digest),
-        registry=target.registry,
-        digest=str(root.digest),
-        media_type=root.media_type,
-        manifests=[manifest_result(manifest) for manifest in manifests],
-        blobs=blobs,
-        absent=[descriptor.digest for descriptor in absent],
-    )
+    return result_of(target, manifests, blobs, absent)
 
 
 async def _is_uncompressed(layout: Layout, root: Descriptor) -> bool:

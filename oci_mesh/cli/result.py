@@ -1,8 +1,11 @@
 """What a push, a pull or a copy came to, for people (a line) and for programs (`--json`)."""
 
+from collections.abc import Iterable, Sequence
+
 import msgspec
 
-from oci_mesh.spec.manifest import Manifest
+from oci_mesh.cli.target import Target
+from oci_mesh.spec.manifest import Descriptor, Manifest
 
 
 class BlobResult(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -41,6 +44,24 @@ class Result(msgspec.Struct, frozen=True, rename="camel"):
     absent: list[str]
 
 
-def manifest_result(manifest: Manifest) -> ManifestResult:
-    """What is said of a manifest."""
+def result_of(
+    target: Target,
+    manifests: Sequence[Manifest],
+    blobs: list[BlobResult],
+    absent: Iterable[Descriptor],
+) -> Result:
+    """The last of the manifests is the root."""
+    root = manifests[-1]
+    return Result(
+        reference=target.pinned(root.digest),
+        registry=target.registry,
+        digest=str(root.digest),
+        media_type=root.media_type,
+        manifests=[_manifest_result(manifest) for manifest in manifests],
+        blobs=blobs,
+        absent=[descriptor.digest for descriptor in absent],
+    )
+
+
+def _manifest_result(manifest: Manifest) -> ManifestResult:
     return ManifestResult(str(manifest.digest), len(manifest.content), manifest.media_type)

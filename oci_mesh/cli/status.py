@@ -9,7 +9,7 @@ import click
 from oci_mesh.cli.options import json_option, root_option
 from oci_mesh.cli.output import columns, show, some
 from oci_mesh.cli.run import PARTLY, run
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import call
 from oci_mesh.control.status import (
     VERB,
     ImageStatus,
@@ -19,11 +19,10 @@ from oci_mesh.control.status import (
     TransferStatus,
 )
 from oci_mesh.quantity import duration_text, size_text
+from oci_mesh.spec.digest import short
 
 # Images shown when all sections are; `--images` shows all.
 _SHOWN: Final = 20
-
-_DIGEST_SHOWN: Final = len("sha256:") + 12
 
 _STATES: Final = {
     "this": ("up (asked)", "green"),
@@ -61,13 +60,7 @@ def status_command(
     there is no answer at all: no node runs on this machine.
     """
     everything = not (nodes or images or transfers)
-
-    async def work() -> Status:
-        async with ControlClient(root) as client:
-            asked = StatusRequest(images=everything or images)
-            return await client.call(VERB, asked, Status)
-
-    found = run(work())
+    found = run(call(root, VERB, StatusRequest(images=everything or images), Status))
     sections: _Sections = []
     if everything or nodes:
         sections += [_nodes, _problems]
@@ -164,7 +157,7 @@ def _image(image: ImageStatus, there: list[str]) -> tuple[str, ...]:
     return (
         image.repository,
         some(image.tags) or "-",
-        image.digest[:_DIGEST_SHOWN],
+        short(image.digest),
         f"{len(image.whole)} of {len(there)}",
         where,
     )
@@ -176,7 +169,7 @@ def _tags(found: Status) -> Iterator[str]:
     for tag in found.tags:
         yield f"  {tag.repository}:{tag.tag}"
         for digest, nodes in tag.meanings.items():
-            yield f"    {digest[:_DIGEST_SHOWN]} on {some(nodes)}"
+            yield f"    {short(digest)} on {some(nodes)}"
 
 
 # -- transfers
@@ -197,7 +190,7 @@ def _transfer(transfer: TransferStatus) -> tuple[str, ...]:
         here = f"{100 * share:.0f} % of {size_text(transfer.size)}"
     return (
         transfer.node,
-        transfer.digest[:_DIGEST_SHOWN],
+        short(transfer.digest),
         transfer.repository,
         here,
         f"{size_text(transfer.rate)}/s",

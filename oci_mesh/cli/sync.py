@@ -16,7 +16,7 @@ from oci_mesh.cli.output import columns, show
 from oci_mesh.cli.progress import Progress, Task, make_progress
 from oci_mesh.cli.run import FAILED, PARTLY, run
 from oci_mesh.cli.target import Target, resolve
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import ControlClient, call
 from oci_mesh.control.sync import (
     PLAN,
     SYNC,
@@ -123,7 +123,7 @@ def sync_command(
     target = usage(lambda: resolve(ref))
     if name:
         usage(lambda: parse_reference(name))
-    plan = run(_plan(root, asked))
+    plan = run(call(root, PLAN, asked, Plan))
     if plan.unknown:
         hint = nearest(plan.unknown[0], plan.known)
         known = ", ".join(plan.known)
@@ -158,11 +158,6 @@ def _chosen(nodes: Sequence[str]) -> list[str]:
     if not given:
         raise click.UsageError("--nodes names no node")
     return [] if ALL in given else list(dict.fromkeys(given))
-
-
-async def _plan(root: Path, asked: PlanRequest) -> Plan:
-    async with ControlClient(root) as client:
-        return await client.call(PLAN, asked, Plan)
 
 
 def _push(

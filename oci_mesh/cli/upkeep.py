@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -24,11 +24,9 @@ from oci_mesh.control.upkeep import (
 )
 from oci_mesh.control.wire import Document
 from oci_mesh.quantity import parse_duration, parse_rate, size_text
+from oci_mesh.spec.digest import short
 
 Result = TypeVar("Result")
-
-# Of a digest, as much as people compare by eye.
-_SHORT: Final = len("sha256:") + 12
 
 
 def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float:
@@ -90,7 +88,7 @@ def _only(items: list[Only]) -> str:
     return columns(
         [
             (
-                f"  {only.repository}@{only.digest[:_SHORT]}",
+                f"  {only.repository}@{short(only.digest)}",
                 size_text(only.size),
                 f"on {', '.join(only.holders) or 'no other node'}",
                 only.reason,

@@ -122,6 +122,12 @@ class ControlClient:
         return response
 
 
+async def call(root: Path, verb: str, request: Document, kind: type[Answer]) -> Answer:
+    """`ControlClient.call` of the node whose root directory is `root`, where it is the only one."""
+    async with ControlClient(root) as client:
+        return await client.call(verb, request, kind)
+
+
 async def _lines(response: HTTPResponse) -> AsyncGenerator[bytes, None]:
     """Those that are not empty, as they come. Raises `HTTPException` if the answer was cut, which
     `HTTPResponse.readline` takes for its end.

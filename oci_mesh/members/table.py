@@ -179,6 +179,10 @@ class MemberTable:
         """What to gossip: this node, and all others that are not forgotten, the dead too."""
         return [self._me, *(peer.member for peer in self._peers.values())]
 
+    def others(self) -> list[Member]:
+        """`entries` without this node, by id: the live, the dead, and those that have left."""
+        return sorted((peer.member for peer in self._peers.values()), key=lambda m: m.id)
+
     def choose_partner(self, now: float, random: Random) -> Member | None:
         """With whom to gossip next: mostly a live member, at times one that seems dead.
 

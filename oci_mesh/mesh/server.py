@@ -6,7 +6,8 @@ makes a third one work, so there are no loops.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from aiohttp import web
@@ -82,10 +83,7 @@ class PeerServer:
         self._confirm = confirm
         self._services = services
         self._take = take
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
-        handlers = {
+        self._handlers: dict[str, Handler] = {
             wire.EXCHANGE_PATH: self._exchange,
             wire.REPLICATE_PATH: self._replicate,
             wire.TAKE_PATH: self._give,
@@ -93,7 +91,10 @@ class PeerServer:
             wire.STATEMENT_PATH: self._state,
             wire.TAG_PATH: self._look,
         }
-        handler = handlers.get(request.path)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        handler = self._handlers.get(request.path)
         if handler is None and request.path in self._services:
             handler = self._serve
         if handler is None:
@@ -141,33 +142,24 @@ class PeerServer:
         check_sender(request, asked.sender.id)
         self._gossip.meet(asked.sender, request.remote or "")
         repository, digest = parse_repository(asked.repository), Digest.parse(asked.digest)
-        response = web.StreamResponse()
-        await response.prepare(request)
-        async with asyncio.TaskGroup() as group:
-            work = group.create_task(self._hold(repository, digest, blob=asked.blob))
-            while not work.done():
-                await response.write(b"working\n")
-                await asyncio.wait([work], timeout=_ALIVE_S)
-        await response.write(work.result())
-        await response.write_eof()
-        return response
+        work = partial(self._hold, repository, digest, blob=asked.blob)
+        return await _say(request, work, lambda: b"working\n", _ALIVE_S)
 
     async def _give(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Lines of `Taken`. What is under way ends when who asked has gone."""
+        """Lines of `Taken`."""
         asked = await _message(request, wire.Take)
         check_sender(request, asked.sender.id)
         self._gossip.meet(asked.sender, request.remote or "")
         taking = self._take(asked)
-        response = web.StreamResponse()
-        await response.prepare(request)
-        async with asyncio.TaskGroup() as group:
-            work = group.create_task(taking.run())
-            while not work.done():
-                await response.write(wire.encode(taking.now) + b"\n")
-                await asyncio.wait([work], timeout=_SAID_EVERY_S)
-        await response.write(wire.encode(taking.now) + b"\n")
-        await response.write_eof()
-        return response
+
+        def now() -> bytes:
+            return wire.encode(taking.now) + b"\n"
+
+        async def work() -> bytes:
+            await taking.run()
+            return now()
+
+        return await _say(request, work, now, _SAID_EVERY_S)
 
     async def _hold(self, repository: str, digest: Digest, *, blob: bool) -> bytes:
         hold = self._replication.hold_blob if blob else self._replication.hold
@@ -176,6 +168,27 @@ class PeerServer:
         except OciMeshError as error:
             return f"{error.__cause__ or error}\n".encode()  # what was in the way, if anything
         return b"held\n"
+
+
+async def _say(
+    request: web.BaseRequest,
+    work: Callable[[], Coroutine[Any, Any, bytes]],
+    now: Callable[[], bytes],
+    every_s: float,
+) -> web.StreamResponse:
+    """Lines of `now` while `work` goes on; its result is the last one. It ends when who asked has
+    gone.
+    """
+    response = web.StreamResponse()
+    await response.prepare(request)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work())
+        while not task.done():
+            await response.write(now())
+            await asyncio.wait([task], timeout=every_s)
+    await response.write(task.result())
+    await response.write_eof()
+    return response
 
 
 def _document(document: object) -> web.Response:

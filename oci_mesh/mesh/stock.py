@@ -49,7 +49,7 @@ class Stocks:
 
     def all_known(self) -> list[Member]:
         """All other nodes that have not left; also those that seem dead, until forgotten."""
-        return [member for member in self._gossip.table.entries()[1:] if not member.left]
+        return [member for member in self._gossip.table.others() if not member.left]
 
     async def ask(
         self,

@@ -54,7 +54,7 @@ from oci_mesh.operations.witness import Witness
 from oci_mesh.sources import Source
 from oci_mesh.spec.platform import platform_of
 from oci_mesh.store.base import Store
-from oci_mesh.store.room import default_reserve
+from oci_mesh.store.room import reserve_of
 from oci_mesh.upstream.client import UpstreamClient
 from oci_mesh.upstream.source import UpstreamSource
 
@@ -160,11 +160,10 @@ class Desk:
 
     def _status(self, node: Running) -> None:
         config = node.config
-        reserve = config.disk_reserve
         reporter = Reporter(
             config.root,
             config.disk_limit,
-            default_reserve(config.root) if reserve is None else reserve,
+            reserve_of(config.root, config.disk_reserve),
             node.version,
             node.store,
             node.gossip,

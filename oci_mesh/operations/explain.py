@@ -8,7 +8,6 @@ is told to this node as far as it has a right to it.
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
-from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 from oci_mesh.control.explain import (
@@ -32,6 +31,7 @@ from oci_mesh.mesh.wire import MAX_ASKED, content_path
 from oci_mesh.mirror import Mirror
 from oci_mesh.operations import verdict
 from oci_mesh.operations.naming import Name, Naming
+from oci_mesh.operations.similar import similar_images
 from oci_mesh.operations.survey import ANSWER_S, Survey, Told
 from oci_mesh.operations.verdict import Joined, Rates
 from oci_mesh.spec import media_types
@@ -54,10 +54,6 @@ _FETCHES: Final = 2
 
 # Pulls and deliveries told of, the newest.
 MAX_PULLS: Final = 50
-
-# Names compared with one that is not there, in some ten milliseconds.
-MAX_COMPARED: Final = 5000
-MAX_SIMILAR: Final = 5
 
 # Images of an index that are listed; there are some ten, and one for each signature.
 MAX_OFFERS: Final = 100
@@ -170,7 +166,8 @@ class _Trail:
                 docker = self._found.readings[1]
                 hint = f"to {docker.clients} it is {docker.name}: explain that, if it is meant"
             self._stop("tag", f"the mesh has no {self._repository}:{tag.name}", hint)
-            self._found.similar = self._similar(f"{self._repository}:{tag.name}")
+            register = self._parts.gossip.register
+            self._found.similar = similar_images(register, self._repository, tag.name)
             return None
         wall_ms, _, tag.written_by = parse_stamp(record.stamp)
         tag.at, tag.known_from = wall_ms / 1000, "register"
@@ -219,15 +216,6 @@ class _Trail:
         if not warning:
             tag.digest, tag.at, tag.known_from = str(digest), time.time(), "registry"
         return not warning
-
-    def _similar(self, name: str) -> list[str]:
-        """Names of the mesh's own that are like it."""
-        from difflib import get_close_matches
-
-        own = [r for r in self._parts.gossip.register.all() if r.is_tag and r.target is not None]
-        own.sort(key=lambda record: record.repository != self._repository)
-        names = (f"{record.repository}:{record.name}" for record in own)
-        return get_close_matches(name, list(islice(names, MAX_COMPARED)), MAX_SIMILAR)
 
     # -- manifests
 

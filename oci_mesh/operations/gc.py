@@ -17,10 +17,10 @@ that is beyond the bounds. Every step is safe at any moment; it may be interrupt
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Protocol
 
-from oci_mesh.cache import STEP_BLOBS, STEP_BYTES, Cache
+from oci_mesh.cache import Cache, steps
 from oci_mesh.control.upkeep import Freed, GcRequest, GcResult, Progress
 from oci_mesh.control.wire import Document
 from oci_mesh.mesh.gossip import Gossip
@@ -125,7 +125,7 @@ class Collector:
             freed.count += len(unneeded)
             freed.bytes += sum(each.size for each in unneeded)
             return
-        for step in _steps(unneeded):
+        for step in steps(unneeded):
             began_s = loop_time()
             take = self._delete if kind == "manifests" else self._store.collect
             gone = await take(step, before_s)
@@ -162,15 +162,3 @@ class Collector:
                 written += records
         await self._publisher.announce(written)
         return gone
-
-
-def _steps(found: list[Unnamed]) -> Iterator[list[Unnamed]]:
-    """So few at a time that whoever pushes does not have to wait (see `cache.STEP_BYTES`)."""
-    step: list[Unnamed] = []
-    for each in found:
-        step.append(each)
-        if len(step) >= STEP_BLOBS or sum(one.size for one in step) >= STEP_BYTES:
-            yield step
-            step = []
-    if step:
-        yield step

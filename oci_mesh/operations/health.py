@@ -37,7 +37,7 @@ from oci_mesh.operations.dial import find_reason
 from oci_mesh.pki.authority import KEYS, Authority
 from oci_mesh.pki.token import PREFIX
 from oci_mesh.store.base import Store
-from oci_mesh.store.room import default_reserve
+from oci_mesh.store.room import reserve_of
 from oci_mesh.tasks import loop_time
 from oci_mesh.upstream.client import UpstreamClient
 
@@ -121,7 +121,6 @@ class HealthCheck:
     ) -> Health:
         config, now = self._config, loop_time()
         usage = await self._store.usage()
-        reserve = config.disk_reserve
         me = self._gossip.table.me
         return Health(
             version=self._version,
@@ -137,7 +136,7 @@ class HealthCheck:
             certificate=self._certificate(),
             upstreams=upstreams,
             secrets=[str(path) for path in self._secrets()],
-            reserve=default_reserve(config.root) if reserve is None else reserve,
+            reserve=reserve_of(config.root, config.disk_reserve),
             limit=config.disk_limit,
             used=usage.bytes,
             files=len(list(_FILES.iterdir())),
@@ -150,8 +149,7 @@ class HealthCheck:
     # -- other nodes
 
     def _others(self) -> list[Member]:
-        table = self._gossip.table
-        return [m for m in table.entries() if m.id != table.me.id and not m.left]
+        return [member for member in self._gossip.table.others() if not member.left]
 
     async def _try_all(self, members: Sequence[Member]) -> list[Tried]:
         """All of them, as far as `TRY_S` suffices."""

@@ -106,14 +106,7 @@ class Naming:
             kept = await self._store.resolution(rule.repository, str(reference.tag))
             return kept is not None
         elif self._gossip.register.get(rule.repository, str(reference.tag)) is None:
-            return await self._has_tags(rule.repository)
-        return True
-
-    async def _has_tags(self, repository: str) -> bool:
-        try:
-            await self._store.tags(repository, n=1)
-        except NameUnknown:
-            return False
+            return await self._mirror.is_own(rule.repository)
         return True
 
 

@@ -74,9 +74,7 @@ class StatusOfAll:
     async def _ask_all(self, *, images: bool) -> list[Told]:
         me, now = self._gossip.table.me, loop_time()
         live = {member.id for member in self._gossip.live()}
-        others = sorted(
-            (m for m in self._gossip.table.entries() if m.id != me.id), key=lambda m: m.id
-        )
+        others = self._gossip.table.others()
         within_s = ANSWER_S + PER_NODE_S * max(0, len(others) - MANY)
         async with asyncio.TaskGroup() as group:
             asking = [

@@ -85,12 +85,10 @@ class Survey:
         self, group: asyncio.TaskGroup, asked: Holdings, within_s: float
     ) -> list[asyncio.Task[Told]]:
         """All at once, by id in order."""
-        table = self._gossip.table
         now_live = {member.id for member in self._gossip.live()}
-        others = sorted((m for m in table.entries() if m.id != table.me.id), key=lambda m: m.id)
         return [
             group.create_task(self._one(member, asked, member.id in now_live, within_s))
-            for member in others
+            for member in self._gossip.table.others()
         ]
 
     async def _one(self, member: Member, asked: Holdings, is_live: bool, within_s: float) -> Told:

@@ -35,6 +35,7 @@ from oci_mesh.mesh.gossip import Gossip
 from oci_mesh.mesh.replication import Replication
 from oci_mesh.mesh.wire import Take, Taken
 from oci_mesh.mirror import Mirror
+from oci_mesh.operations.similar import similar_images
 from oci_mesh.operations.take import Taker
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.reference import Reference, names_host, parse_reference, parse_repository
@@ -180,8 +181,6 @@ class Sync:
             raise self._no_image(text, repository, tag) from None
 
     def _no_image(self, text: str, repository: str, tag: str) -> OperationFailed:
-        from difflib import get_close_matches
-
         if is_mirrored(repository):
             registry = repository.rpartition("@")[2]
             return OperationFailed(
@@ -189,9 +188,7 @@ class Sync:
                 "be asked",
                 hint="with no way to it, bring the image: docker save IMAGE | oci-mesh sync - NAME",
             )
-        own = (r for r in self._gossip.register.all() if r.is_tag and r.target is not None)
-        names = [f"{record.repository}:{record.name}" for record in own]
-        similar = get_close_matches(f"{repository}:{tag}", names, n=1)
+        similar = similar_images(self._gossip.register, repository, tag)
         return OperationFailed(
             f"there is no image {repository}:{tag} in this mesh",
             hint=f"did you mean {similar[0]}?"

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from oci_mesh.control.explain import Bound
 from oci_mesh.journal import CONTAINERD, KEPT, OTHERS, Arrival, Delivery, Giver
 from oci_mesh.quantity import size_text
+from oci_mesh.spec.digest import short
 
 # Blobs that begin so soon after another ended are of one pull: clients ask for some at a time.
 TOGETHER_S: Final = 2.0
@@ -148,7 +149,7 @@ def judge(
     """What was slow, and why; the weightiest first. `reached` is the share of the bound, `together`
     are the pulls of other nodes at the same time.
     """
-    failed = [f"{_short(a.digest)} did not come: {a.failure}" for a in pull.arrivals if a.failure]
+    failed = [f"{short(a.digest)} did not come: {a.failure}" for a in pull.arrivals if a.failure]
     if pull.took_s < QUICK_S:
         return failed or ["nothing was slow"]
     slowest = max(pull.arrivals, key=lambda a: a.took_s)
@@ -306,10 +307,6 @@ def _rate(rate: float) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _short(digest: str) -> str:
-    return digest[: len("sha256:") + 12]
 
 
 def _least(*rates: int) -> float:

@@ -54,12 +54,17 @@ class Witness:
         finally:
             del self._awaited[asked.nonce]
 
+    @property
+    def looks_out(self) -> bool:
+        """Whether anything is awaited: else `sees` sees nothing."""
+        return bool(self._awaited)
+
     async def sees(self, path: str, registry: str) -> bool:
         """Whether a client's request is one that is looked out for; it is to be answered 404.
 
         `registry` is what the client says with `ns`.
         """
-        match = _PATH.match(path) if self._awaited else None
+        match = _PATH.match(path)
         if match is None or match[2] not in self._awaited:
             return False
         seen = self._awaited[match[2]]

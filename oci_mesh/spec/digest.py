@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HEX_LENGTH: Final = {"sha256": 64, "sha512": 128}
 DEFAULT_ALGORITHM: Final = "sha256"
 
+_SHORT_LENGTH: Final = len("sha256:") + 12
+
 _DIGEST: Final = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})", re.ASCII)
 
 
@@ -77,6 +79,11 @@ class Hasher:
     def digest(self) -> Digest:
         """The digest of all bytes so far; more may follow."""
         return Digest(self.algorithm, self._hash.hexdigest())
+
+
+def short(digest: str) -> str:
+    """As much of a digest as people compare by eye; docker shows 12 digits too."""
+    return digest[:_SHORT_LENGTH]
 
 
 def check_algorithm(algorithm: str) -> None:

@@ -47,7 +47,7 @@ class Room:
         self._layout = layout
         self._metadata = metadata
         self._limit = limit
-        self._reserve = default_reserve(layout.uploads) if reserve is None else reserve
+        self._reserve = reserve_of(layout.uploads, reserve)
         self._claims: dict[str, int] = {}
         self._claimed = 0
         self._free = 0  # may still be written before the disk is looked at again
@@ -122,8 +122,10 @@ class Room:
             self._claimed += size
 
 
-def default_reserve(path: str | os.PathLike[str]) -> int:
-    """The bytes to leave free on the disk that `path` is on, if nobody has set how many."""
+def reserve_of(path: str | os.PathLike[str], setting: int | None) -> int:
+    """The bytes to leave free on the disk that `path` is on; as set, if somebody did."""
+    if setting is not None:
+        return setting
     disk = os.statvfs(path)
     return min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
 

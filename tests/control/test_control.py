@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from oci_mesh.control import wire
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import ControlClient, call
 from oci_mesh.control.place import SOCKET
 from oci_mesh.control.server import ControlServer, Verb
 from oci_mesh.control.wire import Document
@@ -53,6 +53,7 @@ async def test_documents_come_one_by_one(tmp_path: Path) -> None:
         documents = [d async for d in client.stream("count", Count(3), Number)]
         assert documents == [Number(0), Number(1), Number(2)]
         assert await client.call("count", Count(5), Number) == Number(4)
+        assert await call(tmp_path, "count", Count(5), Number) == Number(4)
 
 
 async def test_only_the_owner_may_open_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -142,6 +142,14 @@ class TestLife:
         table.heard("b", 25.0)
         assert live_ids(table, 25.0 + DEAD_AFTER_S) == ["b"]
 
+    def test_the_others_are_the_live_the_dead_and_who_has_left(self) -> None:
+        """By id, whoever came first; this node is none of them."""
+        dead, left, live = entry("d"), entry("c", left=True), entry("b")
+        table = table_of(dead, left)
+        table.merge([live, entry("a", 7)], DEAD_AFTER_S + 1)
+        assert live_ids(table, DEAD_AFTER_S + 1) == ["b"]
+        assert table.others() == [live, left, dead]
+
     def test_what_happens_to_strangers_is_ignored(self) -> None:
         """A connection may outlive its peer's entry."""
         table = table_of()

@@ -9,8 +9,10 @@ from aiohttp import web
 
 from oci_mesh.errors import PeerError, StorageFull
 from oci_mesh.mesh import client as client_module
+from oci_mesh.mesh import server as server_module
 from oci_mesh.mesh import wire
 from oci_mesh.mesh.client import PeerClient
+from oci_mesh.mesh.replication import Replication
 from oci_mesh.spec.digest import Digest
 from tests import images
 from tests.mesh.fake_peer import FakePeer, Handler, asking_order
@@ -73,6 +75,27 @@ async def test_a_copy_of_an_index_is_one_of_all_its_images(tmp_path: Path, clien
             assert (await client.manifest(b, "app", "v1")).body == index
             assert (await client.manifest(b, "app", "inner")).body == inner
             assert await client.has(b, "app", image, image.digest)
+
+
+async def test_who_is_slow_says_that_it_works(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is not taken for one that has stalled."""
+    timeout, hold = client_module._timeout, Replication.hold
+    monkeypatch.setattr(client_module, "_timeout", lambda _: timeout(1.0))
+    monkeypatch.setattr(server_module, "_ALIVE_S", 0.1)
+
+    async def slowly(self: Replication, repository: str, digest: Digest) -> None:
+        await asyncio.sleep(2.0)
+        await hold(self, repository, digest)
+
+    monkeypatch.setattr(Replication, "hold", slowly)
+    async with (
+        running(tmp_path, "a", copies=2) as a,
+        running(tmp_path, "b", a.mesh_address) as b,
+    ):
+        await meet(a, b)
+        assert copies(await client.push(a, "app", IMAGE)) == "2"
 
 
 # -- who does not take a copy is replaced

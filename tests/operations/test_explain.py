@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from oci_mesh import Node
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import call
 from oci_mesh.control.explain import VERB, Content, ExplainRequest, Explanation
 from oci_mesh.errors import OperationFailed
 from oci_mesh.mesh import wire
@@ -40,8 +40,7 @@ async def explain(
     node: Node, ref: str, platform: str = "linux/amd64", *, ask: bool = False
 ) -> Explanation:
     """What the node answers its operator."""
-    async with ControlClient(node.config.root) as control:
-        return await control.call(VERB, ExplainRequest(ref, platform, ask), Explanation)
+    return await call(node.config.root, VERB, ExplainRequest(ref, platform, ask), Explanation)
 
 
 def content(found: Explanation, kind: str) -> Content:
@@ -590,7 +589,9 @@ async def test_a_registry_that_is_switched_off(tmp_path: Path) -> None:
 async def test_a_short_name_that_only_docker_hub_has(
     tmp_path: Path, client: Client, registry: FakeRegistry
 ) -> None:
-    """It is explained as docker and Kubernetes mean it, once that is known here."""
+    """It is explained as docker and Kubernetes mean it, once that is known here; as the mesh's own
+    once that has a repository of the name.
+    """
     add(registry, IMAGE, "1.27")
     hub = UpstreamConfig(name="docker.io", urls=(registry.url,))
     async with running(tmp_path, "a", upstreams=(hub,), public_registries=False) as node:
@@ -602,3 +603,7 @@ async def test_a_short_name_that_only_docker_hub_has(
         found = await explain(node, "nginx:1.27")
         assert found.rule is not None
         assert found.rule.repository == "library/nginx@docker.io"
+        await client.push(node, "nginx", IMAGE, "of-ours")
+        found = await explain(node, "nginx:1.27")
+        assert found.rule is not None
+        assert (found.rule.kind, found.stopped_at) == ("own", "tag")

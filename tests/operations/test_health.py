@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from oci_mesh import Node
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import call
 from oci_mesh.control.health import VERB, Health, HealthRequest
 from oci_mesh.mesh.server import Service
 from oci_mesh.mesh.wire import PULSE_PATH, Feel, Pulse
@@ -17,8 +17,7 @@ from tests.nodes import eventually, meet, running, stop
 
 async def health(node: Node) -> Health:
     """As its operator is told."""
-    async with ControlClient(node.config.root) as client:
-        return await client.call(VERB, HealthRequest(), Health)
+    return await call(node.config.root, VERB, HealthRequest(), Health)
 
 
 async def test_what_a_node_says_of_itself_is_bounded(tmp_path: Path) -> None:
@@ -89,8 +88,8 @@ async def test_which_registries_are_tried(
 
     monkeypatch.setattr(UpstreamClient, "resolve", resolve)
     monkeypatch.setattr("oci_mesh.operations.health._resolves", resolves)
-    async with running(tmp_path, "a") as a, ControlClient(a.config.root) as client:
-        found = await client.call(VERB, request_, Health)
+    async with running(tmp_path, "a") as a:
+        found = await call(a.config.root, VERB, request_, Health)
     assert sorted(asked) == sorted(each.name for each in found.upstreams) == tried
 
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from oci_mesh import Node
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import call
 from oci_mesh.control.status import VERB, ImageStatus, NodeStatus, Problem, Status, StatusRequest
 from oci_mesh.members import table
 from oci_mesh.members.table import MemberTable
@@ -54,8 +54,7 @@ REPOSITORY = "team/app"
 
 async def status(node: Node, *, images: bool = True) -> Status:
     """What the node answers its operator."""
-    async with ControlClient(node.config.root) as control:
-        return await control.call(VERB, StatusRequest(images), Status)
+    return await call(node.config.root, VERB, StatusRequest(images), Status)
 
 
 def node_of(found: Status, name: str) -> NodeStatus:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from oci_mesh import Node
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import ControlClient, call
 from oci_mesh.control.sync import (
     PLAN,
     SYNC,
@@ -56,8 +56,7 @@ async def sync(node: Node, reference: str, *nodes: str, image: str = "") -> dict
 
 async def plan(node: Node, reference: str, **more: Any) -> Plan:
     """What it would do."""
-    async with ControlClient(node.config.root) as control:
-        return await control.call(PLAN, PlanRequest(reference, **more), Plan)
+    return await call(node.config.root, PLAN, PlanRequest(reference, **more), Plan)
 
 
 async def is_held(node: Node, repository: str = "app") -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,11 +14,13 @@ from oci_mesh.errors import DigestInvalid, StorageFull
 from oci_mesh.spec.digest import Digest
 from oci_mesh.store.base import Store
 from oci_mesh.store.disk import DiskStore
+from oci_mesh.store.room import reserve_of
 from tests.nodes import MIB, noise
 from tests.store.content import image, push_blob, push_pieces, read_blob, stamp, write_pieces
 
 A, B = "team/a", "team/b"
 LIMIT = 10 * MIB
+GIB = 1024 * MIB
 ONE, TWO = noise(6 * MIB, "one"), noise(6 * MIB, "two")
 REST = noise(4 * MIB, "rest")
 
@@ -159,6 +162,24 @@ async def test_what_is_reserved_stays_free(small_disk: Path) -> None:
         await store.delete_blob(A, Digest.of(content), stamp(1))
         await store.forget_names([])
         await push_blob(store, A, content[:400_000])
+
+
+@pytest.mark.parametrize(
+    ("disk", "setting", "reserve"),
+    [
+        (10 * GIB, None, GIB // 2),
+        (100 * GIB, None, GIB),
+        (10 * GIB, 5, 5),
+        (10 * GIB, 0, 0),
+        (10 * GIB, 20 * GIB, 20 * GIB),
+    ],
+)
+def test_the_reserve_is_as_set_or_a_part_of_the_disk_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch, disk: int, setting: int | None, reserve: int
+) -> None:
+    blocks = SimpleNamespace(f_blocks=disk // 4096, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", {"/disk": blocks}.__getitem__)
+    assert reserve_of("/disk", setting) == reserve
 
 
 async def test_the_default_reserve_is_a_part_of_a_small_disk(small_disk: Path) -> None:

@@ -19,7 +19,7 @@ from oci_mesh.cli.output import some
 from oci_mesh.cli.runtime import DEFAULT_NAME
 from oci_mesh.cli.target import names_host
 from oci_mesh.containerd.cri import Cri
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import call
 from oci_mesh.control.explain import VERB, ExplainRequest, Explanation
 from oci_mesh.control.health import Asked
 from oci_mesh.errors import OperationFailed
@@ -142,9 +142,9 @@ async def look_at_image(patient: Patient) -> list[Finding]:
 
 async def _explained(patient: Patient, reference: str) -> Explanation:
     platform = platform_text(platform_of(uname.machine()))
-    async with asyncio.timeout(EXPLAIN_S), ControlClient(patient.root) as client:
-        request = ExplainRequest(reference, platform)
-        return await client.call(VERB, request, Explanation)
+    request = ExplainRequest(reference, platform)
+    async with asyncio.timeout(EXPLAIN_S):
+        return await call(patient.root, VERB, request, Explanation)
 
 
 _STOPS: Final = {

@@ -10,7 +10,7 @@ from oci_mesh.cli.doctor.finding import Finding, error, ok, skipped, warning
 from oci_mesh.cli.doctor.patient import Patient
 from oci_mesh.cli.doctor.processes import listener
 from oci_mesh.cli.http import Http, read
-from oci_mesh.control.client import ControlClient
+from oci_mesh.control.client import call
 from oci_mesh.control.health import VERB, Health, HealthRequest
 from oci_mesh.errors import OciMeshError, OperationFailed
 from oci_mesh.version import __version__
@@ -48,10 +48,10 @@ async def look_at_node(patient: Patient) -> list[Finding]:
                 f"name the node's directory by --root or OCI_MESH_ROOT, or start it: {_START} DIR",
             )
         ]
+    request = HealthRequest(patient.public, patient.registry_of_image)
     try:
-        async with asyncio.timeout(HEALTH_S), ControlClient(root) as client:
-            request = HealthRequest(patient.public, patient.registry_of_image)
-            patient.health = health = await client.call(VERB, request, Health)
+        async with asyncio.timeout(HEALTH_S):
+            patient.health = health = await call(root, VERB, request, Health)
     except TimeoutError:
         return [
             error(
