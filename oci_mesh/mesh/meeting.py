@@ -19,7 +19,7 @@ from oci_mesh.mesh.wire import Attend, Roster
 from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.scope import is_mirrored
 from oci_mesh.swarm.roll import MAX_ENTRIES
-from oci_mesh.swarm.view import Entry
+from oci_mesh.swarm.view import SLOTS, Entry
 from oci_mesh.tasks import loop_time
 
 _log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Meeting:
 
     async def complete(self) -> None:
         """Say that this node has it all."""
-        entry = msgspec.structs.replace(self._entry(), slot=-1, complete=True, fed=False)
+        entry = msgspec.structs.replace(self._entry(), complete=True, fed=False)
         await self._rendezvous.tell(
             Attend(self.repository, str(self.digest), entry, size=self.size)
         )
@@ -163,7 +163,7 @@ class Meeting:
         )
 
     async def _find_seeds(self) -> None:
-        wanting = [e.slot for e in self.entries.values() if e.slot >= 0]
+        wanting = [e.slot for e in self.entries.values() if e.slot >= 0 and not e.complete]
         if self.slot > min(wanting, default=0):
             if is_mirrored(self.repository):
                 await self._await_search()
@@ -190,7 +190,7 @@ class Meeting:
         before = dict(self.entries)
         me = self._gossip.table.me.id
         if roster.entry.id == me and self.slot < 0:
-            self.slot = roster.entry.slot if 0 <= roster.entry.slot < 2**32 else 0
+            self.slot = roster.entry.slot if 0 <= roster.entry.slot < SLOTS else 0
             self.entries[me] = self._entry()
         known = {me, *(entry.id for entry in self._found)}
         for gone in roster.gone:

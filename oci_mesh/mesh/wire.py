@@ -36,7 +36,7 @@ from oci_mesh.members.names import NameRecord
 from oci_mesh.members.table import Member
 from oci_mesh.spec.digest import Digest
 from oci_mesh.swarm.statement import Statement
-from oci_mesh.swarm.view import Entry
+from oci_mesh.swarm.view import SLOTS, Entry
 
 _log = logging.getLogger(__name__)
 
@@ -473,7 +473,7 @@ def valid_entries(entries: Iterable[Entry]) -> list[Entry]:
 
 def _validate_entry(entry: Entry) -> None:
     table.validate(Member(entry.id, entry.address, entry.zone))
-    if not (-1 <= entry.slot < 2**32 and 0 <= entry.frontier < 2**32):
+    if not (-1 <= entry.slot < SLOTS and 0 <= entry.frontier < 2**32):
         raise ValueError(f"slot or frontier out of bounds (node {entry.id})")
 
 

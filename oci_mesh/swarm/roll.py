@@ -1,22 +1,27 @@
 """A roll: who is in the swarm of one blob, kept by the blob's rendezvous, which gives out slots.
 
-Slots are dense: the lowest that is free, and free again when a node is done or gone. A node keeps
-the slot that it has: should the rendezvous change, it brings it along. Two nodes with one slot
-(given by two rendezvous that did not know of each other) stand beside each other, ordered by id:
-that costs a little balance, nothing else.
+Slots are given out in order of arrival. Who arrives within `WAVE_S` of the first of a wave is of
+that wave; the next one begins another. A node keeps the slot that it has, also once it has the
+blob; should the rendezvous change, it brings it along. Who brings none has begun anew, and gets one
+of now. Two nodes with one slot (given by two rendezvous that did not know of each other) stand
+beside each other, ordered by id: that costs a little balance, nothing else.
 
 Readers ask for what changed since the version that they know. Versions mean nothing across rolls,
 so a roll has a random `epoch`, too.
 """
 
-import heapq
-from collections import Counter
+import math
 from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from oci_mesh.swarm.view import Entry
+from oci_mesh.swarm.view import SLOTS, WAVE_BITS, Entry, wave
+
+# Nodes that arrive so close together share trees, and may wait this much for each other; who comes
+# later would keep the first ones waiting for what it has yet to fetch. As long as nodes take that
+# were told at one moment.
+WAVE_S: Final = 1.0
 
 # A node in the swarm says at least this often that it still is. One that has not for three times
 # as long is dropped: its slot is wanted.
@@ -40,9 +45,8 @@ class Roll:
         self._changed: dict[str, int] = {}  # id -> version; in order of versions
         self._gone: dict[str, int] = {}
         self._expires: dict[str, float] = {}
-        self._taken: Counter[int] = Counter()
-        self._free: list[int] = []  # a heap; some of it may be taken again
-        self._next = 0  # slots below were given out, or are free
+        self._next = 0  # the slot after the last that was given out, or brought
+        self._wave_ends = -math.inf
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -56,17 +60,12 @@ class Roll:
         if known is None and len(self._entries) >= MAX_ENTRIES:
             return entry
         slot = entry.slot
-        if entry.complete:
-            slot = -1
-        elif known is not None and known.slot >= 0 and slot in (-1, known.slot):
+        if slot < 0 and not entry.complete:
+            slot = self._take_slot(now)
+        elif slot < 0 and known is not None:
             slot = known.slot
-        elif slot < 0:
-            slot = self._take_slot()
+        self._next = max(self._next, slot + 1)
         placed = msgspec.structs.replace(entry, slot=slot)
-        if known is None or known.slot != slot:
-            self._release(-1 if known is None else known.slot)
-            if slot >= 0:
-                self._taken[slot] += 1
         self._entries[entry.id] = placed
         self._gone.pop(entry.id, None)
         if known is None or _facts(known) != _facts(placed):
@@ -83,7 +82,6 @@ class Roll:
             entry = self._entries.pop(node_id, None)
             if entry is None:
                 continue
-            self._release(entry.slot)
             self._changed.pop(node_id)
             del self._expires[node_id]
             self.version += 1
@@ -104,24 +102,13 @@ class Roll:
             entries.append(self._entries[node_id])
         return entries, [node_id for node_id, gone in self._gone.items() if gone >= version]
 
-    def _take_slot(self) -> int:
-        while self._free:
-            slot = heapq.heappop(self._free)
-            if slot not in self._taken:
-                return slot
-        while self._next in self._taken:
-            self._next += 1
-        self._next += 1
-        return self._next - 1
-
-    def _release(self, slot: int) -> None:
-        if slot < 0:
-            return
-        self._taken[slot] -= 1
-        if not self._taken[slot]:
-            del self._taken[slot]
-            if slot < self._next:
-                heapq.heappush(self._free, slot)
+    def _take_slot(self, now: float) -> int:
+        if now >= self._wave_ends:
+            self._wave_ends = now + WAVE_S
+            if self._next:
+                self._next = (wave(self._next - 1) + 1) << WAVE_BITS
+        self._next %= SLOTS  # after the last wave the first: an order, if an odd one
+        return self._next
 
 
 def _facts(entry: Entry) -> tuple[str, int, str, bool, bool]:

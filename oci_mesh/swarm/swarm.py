@@ -5,10 +5,10 @@ seconds of any one clock, and `next_deadline` says when to come back without an 
 code runs under the driver in `mesh` and under the simulator.
 
 How it decides: pieces are asked for in order, a window of them at a time, each from the node that
-the view's tree says (`view`). Who is known to have a piece already is asked before a seed. From
-who is busy, slow, gone, lying or too late it climbs (I4). What another node asks for and is not
-here yet is held only for nodes that come after this one in that piece's order (I1): both sides'
-places are facts that come with the request, so this holds whatever the two believe of the others.
+the view's tree says (`view`). From who is busy, slow, gone, lying or too late it climbs (I4). What
+another node asks for and is not here yet is held only for nodes that come after this one in that
+piece's order (I1): both sides' places are facts that come with the request, so this holds whatever
+the two believe of the others.
 
 While no node has the blob its pieces come from outside of the mesh. Either the view has the
 `ORIGIN` as a seed: its runs of pieces are asked for by their roots, a run at a time. Or a node is
@@ -46,7 +46,7 @@ from oci_mesh.swarm.peers import Fault, Peers, Reserve
 from oci_mesh.swarm.pieces import PieceMap
 from oci_mesh.swarm.requests import Deadlines, Held, Request, Requests, Waiting
 from oci_mesh.swarm.uplink import Uplink
-from oci_mesh.swarm.view import ORIGIN, View, key
+from oci_mesh.swarm.view import ORIGIN, View, key, wave
 from oci_mesh.swarm.window import Window
 
 # Requests under way at first: before views agree, what several ask a seed for is sent twice. Some
@@ -91,9 +91,6 @@ COLD_PATIENCE_S: Final = 60.0
 # Other nodes' requests kept waiting here. Each is a connection.
 MAX_HELD: Final = 4096
 
-# Nodes looked at for one that has a piece already.
-_PROBES: Final = 8
-
 _SMOOTH: Final = 0.125
 
 _LEAVE_OUT: Final = object()
@@ -128,6 +125,7 @@ class Swarm:
         self._uplink = uplink
         self._known = View((), run)
         self._view = self._known  # without those who are left out
+        self._wave_asked = -1  # as that view has it
         self._peers = Peers()
         self._have = bytearray(pieces.count)
         for piece in have:
@@ -209,11 +207,15 @@ class Swarm:
 
     def _viewed(self, event: Viewed, now: float) -> Iterable[Command]:
         view = self._known = event.view
-        left_out = self._peers.left_out
-        self._view = view.without(left_out) if left_out else view
+        self._leave_out()
         for entry in view.advanced:
             self._peers.advance(entry.id, entry.frontier)
         yield from self._hand_over(now)
+
+    def _leave_out(self) -> None:
+        left_out = self._peers.left_out
+        self._view = self._known.without(left_out) if left_out else self._known
+        self._wave_asked = self._view.wave_asked(self.me)
 
     def _wanted(self, event: Wanted, now: float) -> Iterable[Command]:
         for piece in range(event.first, event.last + 1):
@@ -315,7 +317,7 @@ class Swarm:
             elif isinstance(thing, Held) and thing in self._held:
                 yield from self._refuse([thing], Fault.NOT_YET)
             elif thing is _LEAVE_OUT:
-                self._view = self._known.without(self._peers.left_out)
+                self._leave_out()
             elif isinstance(thing, int):
                 self._resting.discard(thing)
                 self._tried.pop(thing, None)
@@ -418,25 +420,13 @@ class Swarm:
         return best, others == 0
 
     def _candidates(self, piece: int) -> Iterator[str]:
-        """Whom to ask, in order. With a piece that others have long had (this node joined late, or
-        fell behind), one of those goes before a seed that has others to send to. In the end all
-        who have it: when the seeds are gone it may be nobody that stands before this one.
+        """Whom to ask, in order. In the end all who have it: when the seeds are gone it may be
+        nobody that stands before this one.
         """
         view, peers = self._view, self._peers
-        path = view.path(piece, self.me)
-        if piece >= peers.max_frontier:
-            yield from path
-            return
-        parent = next(path, None)
-        if parent is not None and len(view.seeds) < len(view.wanting):
-            entry = view.entries.get(parent)
-            is_seed = entry is not None and entry.is_seed
-            if is_seed or peers[parent].frontier <= piece:
-                yield from self._holders(piece)
-        if parent is not None:
-            yield parent
-        yield from path
-        yield from (peer for peer in view.wanting if peers[peer].frontier > piece)
+        yield from view.path(piece, self.me)
+        if piece < peers.max_frontier:
+            yield from (peer for peer in view.wanting if peers[peer].frontier > piece)
 
     def _left_out(self, piece: int) -> Iterator[str]:
         """Who is in no tree any more, but would be before this one, or has the piece: there may be
@@ -451,20 +441,17 @@ class Swarm:
             if peer in known.entries and peer not in view.entries:
                 yield peer
 
-    def _holders(self, piece: int) -> Iterator[str]:
-        """Some nodes that said they have it, another first for each piece and node."""
-        wanting = self._view.wanting
-        turn = (piece * 0x9E3779B9 + self.slot * 0x85EBCA6B) & 0xFFFFFFFF
-        for i in range(min(_PROBES, len(wanting))):
-            peer = wanting[(turn + i) % len(wanting)]
-            if self._peers[peer].frontier > piece:
-                yield peer
-
     def _is_scarce(self, peer: str) -> bool:
-        """A seed that has others to send to: better to wait for somebody else than to ask it."""
+        """A seed that has others to send to, or who is of a wave before the one that this one's
+        asks, and has that to send to: better to wait for somebody else than to ask it.
+        """
         view = self._view
         entry = self._known.entries.get(peer)
-        return entry is not None and entry.is_seed and len(view.seeds) < len(view.wanting)
+        if entry is None:
+            return False
+        if entry.is_seed:
+            return len(view.seeds) < len(view.wanting)
+        return wave(entry.slot) < self._wave_asked
 
     def _give_up(self, request: Request, fault: Fault, now: float) -> None:
         before = len(self._peers.left_out)

@@ -1,17 +1,25 @@
 """A view: which nodes want a blob and which have it, and the trees that follow from that.
 
-A node that joins a blob's swarm gets a slot: 0, 1, 2, … in order of arrival (`roll`). For piece p
-the nodes that want the blob stand in the order of
+A node that joins a blob's swarm gets a slot: its wave of arrivals (those of about a second), and
+its place in that, 0, 1, 2, … in order of arrival (`roll`). For piece p the nodes that want the blob
+stand in the order of
 
-    key(p, n) = frac(vdc(slot) + p·φ),  ties by node id
+    key(p, n) = wave, frac(vdc(place) + p·φ),  ties by node id
 
-with vdc the van der Corput sequence (the slot's bits reversed behind the point) and φ the golden
+with vdc the van der Corput sequence (the place's bits reversed behind the point) and φ the golden
 ratio: evenly spread on a ring, and the ring turned by the golden ratio for each piece, so that
 over the pieces every node stands in every place equally often. In that order the nodes of a zone
-form a k-ary heap. Its roots ask seeds (nodes that have it all): one root for each seed, so that
-no seed sends a piece twice. A zone without a seed has one root: a piece enters a zone once. Where
-seeds are fewer than zones each zone has one root, with a seed or not, and these form such a heap
-in turn, below all seeds: no zone's own.
+that are of one wave form a k-ary heap.
+
+The roots of a zone's first wave ask seeds (nodes that have it all): one root for each seed, so that
+no seed sends a piece twice. The root of a later wave asks the last node of the wave before, which
+began earlier and so has the piece. So each wave gets one copy and passes one on: nobody waits for
+who came after it, and who comes late costs only those who came just before. Seeds that were in a
+wave themselves come before those that brought the blob, which may be busy with bringing others.
+
+A zone without a seed has one root: a piece enters a zone once. Where seeds are fewer than zones
+each zone has one root, with a seed or not, and these form such a heap in turn, below all seeds: no
+zone's own.
 
 Whoever a node is told to ask comes before it in that one order, or has the piece (invariant I1):
 the key is a fact about a node, not of a view, so nodes with different views never wait in a ring.
@@ -27,7 +35,7 @@ A view is immutable and may be shared; to look somebody up costs O(log n), whate
 
 from bisect import bisect_left
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -35,7 +43,11 @@ import msgspec
 # node send the same piece too often before the next.
 FANOUT: Final = 2
 
-# 32-bit fixed point: exact, the same on all nodes, and enough for more slots than there are nodes.
+# The upper bits of a slot number the wave, these the place in it: more than a swarm has nodes.
+WAVE_BITS: Final = 16
+SLOTS: Final = 1 << 32
+
+# 32-bit fixed point: exact, the same on all nodes, and enough for more places than there are nodes.
 _BITS: Final = 32
 _ONE: Final = 1 << _BITS
 _GOLDEN: Final = 0x9E3779B9  # 2**32 / φ, Knuth's multiplicative constant
@@ -52,7 +64,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     address: str
     """`host:port` of its mesh listener."""
     slot: int = -1
-    """Its place, for as long as it wants the blob; -1 for one that only has it."""
+    """Its wave and place since it wants the blob, or wanted it; -1 for one that brought it."""
     zone: str = ""
     frontier: int = 0
     """It has all pieces before this one; asked for in order, so it mostly has no others."""
@@ -69,23 +81,36 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         return self.complete or self.fed
 
 
-def van_der_corput(slot: int) -> int:
-    """The slot's bits reversed behind the point, in 2**-32."""
-    return int(f"{slot & (_ONE - 1):032b}"[::-1], 2)
+def wave(slot: int) -> int:
+    """The wave that a slot is of; -1 for none."""
+    return slot >> WAVE_BITS
 
 
-def key(piece: int, slot: int, node_id: str) -> tuple[int, str]:
+def van_der_corput(place: int) -> int:
+    """Its bits reversed behind the point, in 2**-32."""
+    return int(f"{place:0{_BITS}b}"[::-1], 2)
+
+
+def key(piece: int, slot: int, node_id: str) -> tuple[int, int, str]:
     """A node's place in the order of `piece`: the smaller comes first."""
-    return (van_der_corput(slot) + piece * _GOLDEN) % _ONE, node_id
+    return wave(slot), (_position(slot) + piece * _GOLDEN) % _ONE, node_id
+
+
+def _position(slot: int) -> int:
+    return van_der_corput(slot % (1 << WAVE_BITS))
 
 
 class _Ring:
-    """The nodes of one zone that want the blob, by position."""
+    """The nodes of one zone and wave that want the blob, by position. `before`: of its zone, that
+    of the wave before.
+    """
 
-    __slots__ = ("index", "nodes", "positions")
+    __slots__ = ("before", "index", "nodes", "positions", "wave")
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        placed = sorted((van_der_corput(e.slot), e.id) for e in entries)
+    def __init__(self, number: int, entries: Iterable[Entry], before: "_Ring | None") -> None:
+        placed = sorted((_position(e.slot), e.id) for e in entries)
+        self.wave = number
+        self.before = before
         self.positions = [position for position, _ in placed]
         self.nodes = [node for _, node in placed]
         self.index = {node: i for i, node in enumerate(self.nodes)}
@@ -121,11 +146,37 @@ class _Order(NamedTuple):
         return self.ring.nodes[(self.start + rank) % len(self.ring.nodes)]
 
     @property
-    def first(self) -> tuple[int, str]:
+    def first(self) -> tuple[int, int, str]:
         """Who stands first, with its key; a root comes before all."""
         i = (self.start + self.raised) % len(self.ring.nodes)
-        turned = (self.ring.positions[i] + self.piece * _GOLDEN) % _ONE
-        return -1 if self.is_led else turned, self.ring.nodes[i]
+        node = self.ring.nodes[i]
+        if self.is_led:
+            return -1, -1, node
+        return self.ring.wave, (self.ring.positions[i] + self.piece * _GOLDEN) % _ONE, node
+
+    def climb(self, rank: int, roots: int) -> Generator[str, None, int]:
+        """The ancestors of who has a rank in a heap with so many roots; return its root's rank."""
+        while rank >= roots:
+            rank = (rank - roots) // FANOUT
+            yield self.at(rank)
+        return rank
+
+
+class _Near(NamedTuple):
+    """The seeds of a zone: those that its roots ask, and those beside them, for when these fail."""
+
+    asked: Sequence[str]
+    beside: Sequence[str]
+
+    @classmethod
+    def of(cls, seeds: Sequence[Entry]) -> Self:
+        """Those that have it from the swarm are asked, and the origin, if there are any."""
+        asked = [seed.id for seed in seeds if seed.slot >= 0 or seed.id == ORIGIN]
+        brought = [seed.id for seed in seeds if seed.slot < 0 and seed.id != ORIGIN]
+        return cls(asked, brought) if asked else cls(brought, ())
+
+
+_NONE: Final = _Near((), ())
 
 
 class View:
@@ -136,15 +187,22 @@ class View:
     def __init__(self, entries: Iterable[Entry], run: int = 1) -> None:
         self.run = run
         self.entries = {e.id: e for e in entries}
-        wanting: dict[str, list[Entry]] = {}
-        self._seeds: dict[str, list[str]] = {}
+        wanting: dict[tuple[str, int], list[Entry]] = {}
+        seeds: dict[str, list[Entry]] = {}
         for entry in sorted(self.entries.values(), key=lambda e: e.id):
             if entry.is_seed:
-                self._seeds.setdefault(entry.zone, []).append(entry.id)
+                seeds.setdefault(entry.zone, []).append(entry)
             elif entry.slot >= 0:
-                wanting.setdefault(entry.zone, []).append(entry)
-        self._rings = {zone: _Ring(nodes) for zone, nodes in wanting.items()}
-        self.seeds = [node for zone in sorted(self._seeds) for node in self._seeds[zone]]
+                wanting.setdefault((entry.zone, wave(entry.slot)), []).append(entry)
+        self._rings: dict[tuple[str, int], _Ring] = {}
+        self._first: dict[str, _Ring] = {}  # of each zone
+        last: dict[str, _Ring] = {}
+        for (zone, number), nodes in sorted(wanting.items()):
+            ring = _Ring(number, nodes, last.get(zone))
+            self._rings[zone, number] = last[zone] = ring
+            self._first.setdefault(zone, ring)
+        self._near = {zone: _Near.of(entries) for zone, entries in seeds.items()}
+        self.seeds = [entry.id for zone in sorted(seeds) for entry in seeds[zone]]
         self.wanting = [node for ring in self._rings.values() for node in ring.nodes]
         self.advanced = [e for e in self.entries.values() if e.frontier > 0 and not e.complete]
         self.is_cold = any(e.fed or e.id == ORIGIN for e in self.entries.values())
@@ -160,44 +218,60 @@ class View:
         """Whom `node_id` asks for a piece: its parent in the tree first, then whom to climb to, up
         to the seeds and through all of them. Empty if there is nobody before it and no seed.
         """
-        entry = self.entries.get(node_id)
-        ring = self._rings.get(entry.zone) if entry is not None else None
-        if entry is None or ring is None or node_id not in ring.index:
+        ring = self._ring(node_id)
+        if ring is None:
             yield from self._rotated(self.seeds, piece)
             return
-        enough = len(self.seeds) >= len(self._rings)
-        near = self._seeds.get(entry.zone, ()) if enough else ()
+        zone = self.entries[node_id].zone
         root = self._root(piece)
         order = ring.order(piece, root)
         rank = order.rank(node_id)
-        roots = max(1, len(near))
-        while rank >= roots:
-            rank = (rank - roots) // FANOUT
+        while ring.before is not None:
+            yield from order.climb(rank, 1)
+            ring = ring.before
+            order = ring.order(piece, root)
+            rank = len(ring.nodes) - 1  # a leaf: it has nobody of its own wave to send to
             yield order.at(rank)
+        enough = len(self.seeds) >= len(self._first)
+        near, beside = self._near.get(zone, _NONE) if enough else _NONE
+        rank = yield from order.climb(rank, max(1, len(near)))
         if not near:
-            rank = yield from self._between_zones(piece, entry.zone, root)
+            rank = yield from self._between_zones(piece, zone, root)
         turn = rank if root else piece + rank  # the origin is the first of the seeds
         yield from self._rotated(near, turn)
-        yield from self._rotated([s for s in self.seeds if s not in near], turn)
+        yield from self._rotated(beside, turn)
+        yield from self._rotated([s for s in self.seeds if s not in near and s not in beside], turn)
+
+    def wave_asked(self, node_id: str) -> int:
+        """The number of the wave that the root of a node's wave asks; -1 if that asks seeds."""
+        ring = self._ring(node_id)
+        return -1 if ring is None or ring.before is None else ring.before.wave
+
+    def _ring(self, node_id: str) -> _Ring | None:
+        """The ring that a node stands in; None if it is known not to want the blob."""
+        entry = self.entries.get(node_id)
+        if entry is None or entry.is_seed:
+            return None
+        return self._rings.get((entry.zone, wave(entry.slot)))
 
     def _root(self, piece: int) -> str:
         """Who asks the origin for a piece; nobody (empty) where there is no origin."""
         if ORIGIN not in self.entries:
             return ""
         run = piece // self.run
-        return min(ring.order(run).first for ring in self._rings.values())[1]
+        return min(ring.order(run).first for ring in self._first.values())[-1]
 
     def _between_zones(self, piece: int, zone: str, root: str) -> Generator[str, None, int]:
         """Whom the first of a zone asks before the seeds, if those are fewer than the zones; return
         its rank, or that of the one above it who asks a seed.
         """
-        first = {name: ring.order(piece, root).first for name, ring in self._rings.items()}
+        first = {name: ring.order(piece, root).first for name, ring in self._first.items()}
         leaders = sorted(first.values())
         rank = leaders.index(first[zone])
         roots = max(1, len(self.seeds))
         while rank >= roots:
             rank = (rank - roots) // FANOUT
-            yield leaders[rank][1]
+            yield leaders[rank][-1]
         return rank
 
     @staticmethod

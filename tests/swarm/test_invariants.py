@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from oci_mesh.swarm.events import Ended, Feed, Tick, Viewed, Wanted
 from oci_mesh.swarm.peers import Fault
-from oci_mesh.swarm.view import ORIGIN, Entry, View
+from oci_mesh.swarm.view import ORIGIN, WAVE_BITS, Entry, View
 from tests.swarm.fleet import Fleet, Host
 
 # A seed for chance does not shrink to anything simpler.
@@ -33,6 +33,11 @@ MANY_STEPS = 60_000
 OUTSIDE = Entry(ORIGIN, "", complete=True)
 
 
+def any_slot(random: Random, places: int) -> int:
+    """None, mostly one of the first wave, or one of a later one."""
+    return max(-1, (random.choice([0, 0, 1, 3]) << WAVE_BITS) + random.randrange(-1, places))
+
+
 def any_view(fleet: Fleet, *always: Host, origin: bool = False) -> View:
     """Some of the nodes, with what may be true or not; and the truth about some."""
     random, count = fleet.random, fleet.pieces.count
@@ -44,7 +49,7 @@ def any_view(fleet: Fleet, *always: Host, origin: bool = False) -> View:
         believed = Entry(
             true.id,
             true.address,
-            random.choice([true.slot, random.randrange(-1, 8)]),
+            random.choice([true.slot, any_slot(random, 8)]),
             random.choice([true.zone, "", "a", "b"]),
             random.choice([true.frontier, random.randrange(2 * count)]),
             random.choice([true.complete, random.random() < 0.3]),
@@ -70,7 +75,7 @@ def any_fleet(seed: int, nodes: int, pieces: int, pace: float, loss: float = 0.0
     for i in range(nodes):
         fleet.add(
             f"n{i}",
-            random.randrange(-1, 2 * nodes),
+            any_slot(random, 2 * nodes),
             have=[p for p in range(count) if random.random() < 0.1],
             zone=random.choice(["", "a", "b"]),
             sends=random.randrange(1, 5),
@@ -255,7 +260,7 @@ class TestAlwaysAnExit:
         fleet = any_fleet(seed, nodes, pieces, pace, loss)
         random = fleet.random
         for i, fault in enumerate(faults):
-            fleet.add(f"f{i}", random.randrange(-1, 8), fault=fault, zone=random.choice("ab"))
+            fleet.add(f"f{i}", any_slot(random, 8), fault=fault, zone=random.choice("ab"))
         seed_host = fleet.seed("seed", sends=random.randrange(1, 5))
         honest = [host for host in fleet.wanting if host is not seed_host]
         for _ in range(4):
@@ -323,7 +328,7 @@ class TestAlwaysAnExit:
         fleet = any_fleet(seed, nodes, pieces, pace, loss)
         random, fleet.origin_fails = fleet.random, fails
         for i, fault in enumerate(faults):
-            fleet.add(f"f{i}", random.randrange(-1, 8), fault=fault)
+            fleet.add(f"f{i}", any_slot(random, 8), fault=fault)
         for _ in range(4):
             for host in fleet.wanting:
                 if random.random() < 0.7:

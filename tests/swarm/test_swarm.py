@@ -45,7 +45,7 @@ from oci_mesh.swarm.swarm import (
     Swarm,
 )
 from oci_mesh.swarm.uplink import MAX_QUEUE, MIN_QUEUE, Uplink
-from oci_mesh.swarm.view import ORIGIN, Entry, View, key
+from oci_mesh.swarm.view import ORIGIN, WAVE_BITS, Entry, View, key
 from oci_mesh.swarm.window import Window
 from tests.swarm.fleet import pieces_of
 
@@ -58,13 +58,19 @@ class Node:
     """A swarm, with the time, and what it asked for and was not answered."""
 
     def __init__(
-        self, *others: Entry, have: Iterable[int] = (), pieces: int = PIECES, run: int = 1
+        self,
+        *others: Entry,
+        have: Iterable[int] = (),
+        pieces: int = PIECES,
+        run: int = 1,
+        slot: int = 0,
     ) -> None:
         self.now = 100.0
         self.run = run
         self.uplink = Uplink()
         self.window = Window()
-        self.swarm = Swarm("me", 0, pieces_of(pieces), self.uplink, self.window, have, run)
+        self.me = Entry("me", "", slot)
+        self.swarm = Swarm("me", slot, pieces_of(pieces), self.uplink, self.window, have, run)
         self.open: dict[int, Ask] = {}
         self.others = others
 
@@ -79,7 +85,7 @@ class Node:
         return commands
 
     def join(self) -> list[Ask]:
-        return asks(self.tell(Viewed(View([ME, *self.others], self.run))))
+        return asks(self.tell(Viewed(View([self.me, *self.others], self.run))))
 
     def complete(self, ask: Ask, frontier: int = 0, after_s: float = 0.0) -> list[Command]:
         del self.open[ask.request]
@@ -422,6 +428,48 @@ class TestLateJoiner:
                 assert ask.peer != "seed"
             node.complete(next(iter(node.open.values())))
         assert len({ask.peer for ask in node.open.values()}) > 2
+
+    def test_the_wave_before_is_asked_for_all_and_waited_for_when_it_is_busy(self) -> None:
+        """Those of earlier waves have that to send to, seeds those of the first."""
+        waves = [Entry(f"w{n}-{i}", "", (n << WAVE_BITS) + i) for n in range(3) for i in range(2)]
+        node = Node(SEED, *waves, slot=3 << WAVE_BITS)
+        for _ in range(40):
+            for ask in node.join():
+                assert ask.peer.startswith("w2")
+            node.complete(next(iter(node.open.values())))
+        first, other = "w2-0", "w2-1"
+        for ask in [ask for ask in node.open.values() if ask.peer == first]:
+            for again in asks(node.fail(ask, Fault.BUSY)):
+                assert again.peer == other
+        asked = next(iter(node.open.values()))
+        (again, *_) = asks(node.fail(asked, Fault.BUSY))
+        assert again.peer == first
+        assert again.final
+
+    @pytest.mark.parametrize("fault", [Fault.GONE, Fault.CORRUPT, Fault.MISSING])
+    def test_where_the_wave_before_fails_the_one_before_that_is_asked(self, fault: Fault) -> None:
+        waves = [Entry(f"w{n}", "", n << WAVE_BITS) for n in range(3)]
+        node = Node(SEED, *waves, slot=3 << WAVE_BITS)
+        node.join()
+        asked = next(iter(node.open.values()))
+        assert asked.peer == "w2"
+        (again,) = (ask for ask in asks(node.fail(asked, fault)) if ask.piece == asked.piece)
+        assert again.peer == "w1"
+
+    def test_who_is_left_out_is_no_wave_any_more(self) -> None:
+        """What then is the wave before is not scarce."""
+        waves = [Entry(f"w{n}", "", n << WAVE_BITS) for n in range(2)]
+        node = Node(SEED, *waves, slot=2 << WAVE_BITS)
+        node.join()
+        for ask in list(node.open.values()):
+            if ask.request in node.open:
+                node.fail(ask, Fault.CORRUPT)
+        node.tell(Tick(), LEAVE_OUT_S)
+        for _ in range(3):
+            for ask in list(node.open.values()):
+                assert ask.peer == "w0"
+                node.fail(ask, Fault.BUSY)
+            node.until_due()
 
     def test_what_nobody_has_yet_is_asked_for_along_the_tree(self) -> None:
         old = [Entry(f"n{i}", "", i, frontier=2) for i in range(1, 9)]

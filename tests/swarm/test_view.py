@@ -4,20 +4,27 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oci_mesh.swarm.view import FANOUT, ORIGIN, Entry, View, key, van_der_corput
+from oci_mesh.swarm.view import FANOUT, ORIGIN, WAVE_BITS, Entry, View, key, van_der_corput, wave
 
 ZONES = ["", "a", "b", "c"]
+
+
+def slot(number: int, place: int) -> int:
+    """Of a wave; -1 where there is none."""
+    return -1 if number < 0 else (number << WAVE_BITS) + place
+
 
 ENTRIES = st.lists(
     st.builds(
         Entry,
         st.integers(0, 99).map(lambda i: f"n{i:02}"),
         st.just(""),
-        st.integers(-1, 40),
+        st.builds(slot, st.sampled_from([-1, 0, 0, 0, 1, 2, 7]), st.integers(0, 20)),
         st.sampled_from(ZONES),
         st.integers(0, 9),
         st.sampled_from([False, False, False, True]),
@@ -27,8 +34,11 @@ ENTRIES = st.lists(
 )
 PIECES = st.integers(0, 40_000)
 
+# Each is of a wave of its own.
+CHAIN = list(enumerate("abcd"))
 
-def place(piece: int, entry: Entry) -> tuple[int, str]:
+
+def place(piece: int, entry: Entry) -> tuple[int, int, str]:
     return key(piece, entry.slot, entry.id)
 
 
@@ -54,13 +64,16 @@ class TestOrder:
         """All nodes keep their distances, and none stands first for long."""
         golden = 0.6180339887
         for piece in range(100):
-            at = key(piece, 0, "")[0] / 2**32
+            at = key(piece, 0, "")[1] / 2**32
             assert abs((at - piece * golden + 0.5) % 1.0 - 0.5) < 1e-6
         firsts = Counter(min(range(8), key=lambda s: key(piece, s, "")) for piece in range(800))
         assert all(95 <= firsts[slot] <= 105 for slot in range(8))
 
     def test_equal_slots_stand_by_id(self) -> None:
         assert key(3, 5, "a") < key(3, 5, "b")
+
+    def test_who_came_earlier_stands_first_for_all_pieces(self) -> None:
+        assert all(key(p, slot(0, 9), "z") < key(p, slot(1, 0), "a") for p in range(100))
 
 
 class TestPath:
@@ -89,12 +102,18 @@ class TestPath:
 
     @settings(deadline=None)
     @given(ENTRIES, PIECES)
-    def test_a_zone_is_a_heap_below_its_roots(self, entries: list[Entry], piece: int) -> None:
-        """One root for each seed of the zone; one where there is none, or too few for all zones."""
+    def test_the_first_wave_of_a_zone_is_a_heap_below_its_roots(
+        self, entries: list[Entry], piece: int
+    ) -> None:
+        """One root for each seed of the zone that has it from the swarm, or else that brought it;
+        one where there is none, or too few for all zones.
+        """
         view = View(entries)
         for zone in ZONES:
             nodes = ordered(piece, entries, zone)
+            nodes = [node for node in nodes if wave(node.slot) == wave(nodes[0].slot)]
             seeds = {e.id for e in entries if e.complete and e.zone == zone}
+            seeds = {seed for seed in seeds if view.entries[seed].slot >= 0} or seeds
             if is_scarce(view, entries):
                 seeds = set()
             roots = max(1, len(seeds))
@@ -109,6 +128,27 @@ class TestPath:
                     other = view.entries[first]
                     assert other.complete or other.zone != zone
             assert all(asked[seed] <= 1 for seed in seeds)
+            assert all(asked[node.id] <= FANOUT for node in nodes)
+
+    @settings(deadline=None)
+    @given(ENTRIES, PIECES)
+    def test_a_later_wave_is_a_heap_whose_root_asks_the_last_of_the_one_before(
+        self, entries: list[Entry], piece: int
+    ) -> None:
+        """And nobody of that sends it more often for it than it would for its own."""
+        view = View(entries)
+        for zone in ZONES:
+            nodes = ordered(piece, entries, zone)
+            waves = [
+                [node.id for node in nodes if wave(node.slot) == number]
+                for number in sorted({wave(node.slot) for node in nodes})
+            ]
+            for before, own in pairwise(waves):
+                parents = [next(view.path(piece, node)) for node in own]
+                assert parents[0] == before[-1]
+                assert set(parents[1:]) <= set(own)
+                assert view.wave_asked(own[0]) == wave(view.entries[before[0]].slot)
+            asked = Counter(next(view.path(piece, node.id), None) for node in nodes)
             assert all(asked[node.id] <= FANOUT for node in nodes)
 
     @settings(deadline=None)
@@ -148,6 +188,29 @@ class TestPath:
         asked = Counter(next(view.path(piece, entry.id), None) for entry in wanting)
         most = 1 if is_scarce(view, entries) else 2
         assert all(asked[seed] <= most for seed in view.seeds)
+
+    def test_nodes_that_come_one_by_one_form_a_chain(self) -> None:
+        """Each sends as much as it gets, to the next; and climbs to all before it."""
+        view = View([Entry("s", "", complete=True), *(Entry(n, "", slot(i, 0)) for i, n in CHAIN)])
+        for piece in range(20):
+            assert list(view.path(piece, "d")) == ["c", "b", "a", "s"]
+            assert list(view.path(piece, "a")) == ["s"]
+        assert [view.wave_asked(node) for node in ("s", "a", "d", "?")] == [-1, -1, 2, -1]
+
+    def test_all_of_a_wave_take_turns_at_serving_the_next(self) -> None:
+        view = View([*(Entry(f"a{i}", "", i) for i in range(8)), Entry("b", "", slot(3, 0))])
+        firsts = Counter(next(view.path(piece, "b")) for piece in range(800))
+        assert len(firsts) == 8
+        assert all(95 <= times <= 105 for times in firsts.values())
+
+    def test_who_has_it_from_the_swarm_is_asked_before_who_brought_it(self) -> None:
+        """Who brought this blob may be at bringing others."""
+        seeds = [Entry("brought", "", complete=True), Entry("fetched", "", 0, complete=True)]
+        view = View([*seeds, Entry("n", "", slot(1, 0)), Entry("m", "", slot(1, 1))])
+        for piece in range(20):
+            paths = sorted(tuple(view.path(piece, node)) for node in ("n", "m"))
+            assert {path[-2:] for path in paths} == {("fetched", "brought")}
+            assert sorted(map(len, paths)) == [2, 3]
 
     def test_seeds_take_turns(self) -> None:
         """One node, four seeds: each is asked for a quarter of the pieces."""
