@@ -86,18 +86,14 @@ def wave(slot: int) -> int:
     return slot >> WAVE_BITS
 
 
-def van_der_corput(place: int) -> int:
-    """Its bits reversed behind the point, in 2**-32."""
-    return int(f"{place:0{_BITS}b}"[::-1], 2)
+def van_der_corput(slot: int) -> int:
+    """Its bits reversed behind the point, in 2**-32: those of the wave count least."""
+    return int(f"{slot % _ONE:0{_BITS}b}"[::-1], 2)
 
 
 def key(piece: int, slot: int, node_id: str) -> tuple[int, int, str]:
     """A node's place in the order of `piece`: the smaller comes first."""
-    return wave(slot), (_position(slot) + piece * _GOLDEN) % _ONE, node_id
-
-
-def _position(slot: int) -> int:
-    return van_der_corput(slot % (1 << WAVE_BITS))
+    return wave(slot), (van_der_corput(slot) + piece * _GOLDEN) % _ONE, node_id
 
 
 class _Ring:
@@ -108,7 +104,7 @@ class _Ring:
     __slots__ = ("before", "index", "nodes", "positions", "wave")
 
     def __init__(self, number: int, entries: Iterable[Entry], before: "_Ring | None") -> None:
-        placed = sorted((_position(e.slot), e.id) for e in entries)
+        placed = sorted((van_der_corput(e.slot), e.id) for e in entries)
         self.wave = number
         self.before = before
         self.positions = [position for position, _ in placed]

@@ -457,19 +457,17 @@ class TestLateJoiner:
         assert again.peer == "w1"
 
     def test_who_is_left_out_is_no_wave_any_more(self) -> None:
-        """What then is the wave before is not scarce."""
-        waves = [Entry(f"w{n}", "", n << WAVE_BITS) for n in range(2)]
+        """What then is the wave before is not scarce: there is no need to queue at one of it."""
+        waves = [Entry("w1", "", 1 << WAVE_BITS), Entry("w0-0", "", 0), Entry("w0-1", "", 1)]
         node = Node(SEED, *waves, slot=2 << WAVE_BITS)
-        node.join()
-        for ask in list(node.open.values()):
-            if ask.request in node.open:
-                node.fail(ask, Fault.CORRUPT)
+        asked = node.join()[0]
+        assert asked.peer == "w1"
+        (again, *_) = asks(node.fail(asked, Fault.CORRUPT))
+        assert again.final
         node.tell(Tick(), LEAVE_OUT_S)
-        for _ in range(3):
-            for ask in list(node.open.values()):
-                assert ask.peer == "w0"
-                node.fail(ask, Fault.BUSY)
-            node.until_due()
+        (again, *_) = asks(node.complete(again))
+        assert again.peer.startswith("w0")
+        assert not again.final
 
     def test_what_nobody_has_yet_is_asked_for_along_the_tree(self) -> None:
         old = [Entry(f"n{i}", "", i, frontier=2) for i in range(1, 9)]
