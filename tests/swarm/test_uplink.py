@@ -55,15 +55,32 @@ class TestOrder:
         assert uplink.finished("b", 1.0) == []
         assert len(uplink) == 1
 
+    def test_who_is_served_last_waits_for_all_others_and_among_themselves_in_order(self) -> None:
+        uplink = Uplink(1)
+        uplink.enqueue("sent", PIECE, 0.0)
+        for ticket in ("liar 1", "liar 2"):
+            assert uplink.enqueue(ticket, PIECE, 0.0, last=True) == []
+        assert uplink.enqueue("a", PIECE, 0.0) == []
+        assert uplink.finished("sent", 1.0) == ["a"]
+        assert uplink.enqueue("b", PIECE, 1.0) == []
+        assert uplink.finished("a", 2.0) == ["b"]
+        assert uplink.finished("b", 3.0) == ["liar 1"]
+        assert uplink.finished("liar 1", 4.0) == ["liar 2"]
+
+    def test_alone_it_is_served_at_once(self) -> None:
+        assert Uplink(1).enqueue("liar", PIECE, 0.0, last=True) == ["liar"]
+
     @settings(max_examples=50, deadline=None)
     @given(st.integers(0, 2**32), st.integers(1, 5))
     def test_whatever_happens_each_is_begun_once_in_order(self, seed: int, sends: int) -> None:
         random, uplink = Random(seed), Uplink(sends)
-        waiting: list[int] = []
+        first: list[int] = []
+        last: list[int] = []
         sending: set[int] = set()
         for i in range(60):
+            waiting = random.choice([first, last])
             if random.random() < 0.6:
-                begun = uplink.enqueue(i, PIECE, float(i))
+                begun = uplink.enqueue(i, PIECE, float(i), last=waiting is last)
                 waiting.append(i)
             elif waiting and random.random() < 0.3:
                 begun = uplink.finished(waiting.pop(random.randrange(len(waiting))), float(i))
@@ -71,11 +88,14 @@ class TestOrder:
                 begun = uplink.finished(sending.pop(), float(i), sent=random.random() < 0.7)
             else:
                 continue
-            assert begun == waiting[: len(begun)]
-            sending |= set(waiting[: len(begun)])
-            del waiting[: len(begun)]
-            assert len(sending) == sends or not waiting
-            assert len(uplink) == len(sending) + len(waiting)
+            assert begun == (first + last)[: len(begun)]
+            sending |= set((first + last)[: len(begun)])
+            first = [ticket for ticket in first if ticket not in sending]
+            last = [ticket for ticket in last if ticket not in sending]
+            assert len(sending) == sends or not (first or last)
+            assert len(uplink) == len(sending) + len(first) + len(last)
+            assert uplink._queued_bytes == len(first) * PIECE
+            assert uplink._last_bytes == len(last) * PIECE
 
 
 class TestBusy:
@@ -107,6 +127,24 @@ class TestBusy:
             uplink.finished(i, 101.0, sent=i % 2 == 0)
         assert not uplink.is_busy()
         assert uplink._queued_bytes == 0
+
+    def test_who_is_served_last_makes_it_busy_for_its_like_only(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uplink_module, "MAX_QUEUE", 2 * MIN_QUEUE)
+        uplink = measured(1.0)
+        uplink.enqueue("sent", PIECE, 100.0)
+        for i in range(MIN_QUEUE):
+            assert not uplink.is_busy(last=True)
+            uplink.enqueue(("liar", i), PIECE, 100.0, last=True)
+        assert uplink.is_busy(last=True)
+        for i in range(MIN_QUEUE):
+            assert not uplink.is_busy()
+            assert not uplink.is_full(last=True)
+            uplink.enqueue(i, PIECE, 100.0)
+        assert uplink.is_busy()
+        assert uplink.is_full(last=True)
+        assert not uplink.is_full()
 
     def test_there_is_a_most(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(uplink_module, "MAX_QUEUE", 7)
