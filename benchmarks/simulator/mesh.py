@@ -3,7 +3,8 @@
 One rendezvous for each blob, which is never lost; what it tells, it tells all at once, at most
 every `NEWS_S`, so that nodes of one mind share one view in memory. A stale node hears it later.
 A request that is lost, or whose answer is, ends by the asker's deadline alone, as over a
-connection that hangs. A liar's pieces come in full and are found to be false.
+connection that hangs. A liar's pieces come in full and are found to be false; whom a node found out
+in one swarm it knows in its others.
 
 A cold swarm (`--cold`) has an origin in its view until a node is complete; or a leader, which is
 the one of the lowest slot, and another some time after it died.
@@ -72,7 +73,17 @@ class _Call:
 class _Node:
     """A machine: one uplink for all its blobs."""
 
-    __slots__ = ("calls", "fetches", "host", "name", "part", "started", "uplink", "window")
+    __slots__ = (
+        "banned",
+        "calls",
+        "fetches",
+        "host",
+        "name",
+        "part",
+        "started",
+        "uplink",
+        "window",
+    )
 
     def __init__(self, part: Part, host: Host) -> None:
         self.part = part
@@ -82,6 +93,7 @@ class _Node:
         self.window = Window()
         self.fetches: list[_Fetch] = []
         self.started = 0
+        self.banned: tuple[str, ...] = ()
         self.calls: dict[int, _Call] = {}  # of others, that are here
 
 
@@ -227,7 +239,11 @@ class Mesh:
         soon = self._clock.now + self._network.latency
         for fetch in rendezvous.fetches.values():
             if not fetch.swarm.complete and fetch.node.host.alive:
-                self._clock.at(soon + fetch.node.part.stale, self._handle, fetch, news)
+                self._clock.at(soon + fetch.node.part.stale, self._view, fetch, news)
+
+    def _view(self, fetch: _Fetch, news: Viewed) -> None:
+        banned = fetch.node.banned
+        self._handle(fetch, Viewed(news.view, banned) if banned else news)
 
     # -- the core, and what it says
 
@@ -295,6 +311,7 @@ class Mesh:
             asker.swarm.slot,
             command.wait_s,
             command.final,
+            asker.swarm.named,
         )
         self._handle(target, event)
 
@@ -334,7 +351,8 @@ class Mesh:
             return
         call.piece = command.piece
         size = fetch.swarm.pieces.length(command.piece)
-        self._begin_sends(node, node.uplink.enqueue(command.ticket, size, self._clock.now))
+        begun = node.uplink.enqueue(command.ticket, size, self._clock.now, last=command.last)
+        self._begin_sends(node, begun)
 
     def _begin_sends(self, node: _Node, tickets: list[object]) -> None:
         for ticket in tickets:
@@ -374,10 +392,19 @@ class Mesh:
         if sender.node.part.liar:
             self._world.count("false pieces")
             self._fail(call, Fault.CORRUPT, 0)
+            self._ban(fetch, sender.node.name)
             return
         call.open = False
         del fetch.calls[call.request]
         self._got(fetch, call.piece, Completed(call.request, sender.swarm.frontier))
+
+    def _ban(self, fetch: _Fetch, liar: str) -> None:
+        node = fetch.node
+        if liar not in node.banned:
+            node.banned = (*node.banned, liar)
+            for other in dict.fromkeys(node.fetches):
+                if other is not fetch and not other.swarm.complete:
+                    self._view(other, Viewed(self._rendezvous[other.blob].view))
 
     def _got(self, fetch: _Fetch, piece: int, event: Completed | Fed) -> None:
         fresh = not fetch.swarm.has(piece)

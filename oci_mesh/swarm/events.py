@@ -14,9 +14,10 @@ from oci_mesh.swarm.view import View
 
 @dataclass(frozen=True, slots=True)
 class Viewed:
-    """The list of who is in the swarm has changed."""
+    """The list of who is in the swarm has changed; `banned` are those who lied to this node."""
 
     view: View
+    banned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,9 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Another node wants a piece; `final`: it would rather queue here than ask anybody else."""
+    """Another node wants a piece; `final`: it would rather queue here than ask anybody else. Those
+    it `named` lied to it, as it says.
+    """
 
     ticket: int
     piece: int
@@ -75,6 +78,7 @@ class Asked:
     slot: int
     wait_s: float
     final: bool = False
+    named: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +123,11 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Queue a piece to who asked; the uplink says when."""
+    """Queue a piece to who asked; the uplink says when. To some after all others."""
 
     ticket: int
     piece: int
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

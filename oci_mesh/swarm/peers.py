@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
+from oci_mesh.swarm.accusations import MAX_NAMED, Accusations
 from oci_mesh.swarm.view import ORIGIN
 
 
@@ -77,6 +78,8 @@ class Peers:
         self._peers: dict[str, Peer] = {}
         self._usual_pace = 0.0
         self.banned: set[str] = set()
+        self.named: tuple[str, ...] = ()  # of these, whom others are told of
+        self.accusations = Accusations()  # what they tell
         self.silent: set[str] = set()  # could not be reached; until it sends something
         self.max_frontier = 0
 
@@ -88,10 +91,13 @@ class Peers:
 
     def reserve(self, node_id: str, now: float) -> Reserve:
         """What speaks against asking it now."""
+        if node_id in self.banned:
+            return Reserve.NEVER
+        is_accused = self.accusations.is_accused(node_id)  # so others serve it last: it is late
         peer = self._peers.get(node_id)
         if peer is None:
-            return Reserve.NONE
-        if node_id in self.banned or peer.avoid_until > now:
+            return Reserve.BUSY if is_accused else Reserve.NONE
+        if peer.avoid_until > now:
             return Reserve.NEVER
         if node_id == ORIGIN:  # busy, it is not to be asked at all; how slow it is, is no matter
             return Reserve.NEVER if peer.busy_until > now else Reserve.NONE
@@ -99,7 +105,11 @@ class Peers:
             return Reserve.SILENT
         if peer.slow_until > now:
             return Reserve.SLOW
-        return Reserve.BUSY if peer.busy_until > now else Reserve.NONE
+        return Reserve.BUSY if is_accused or peer.busy_until > now else Reserve.NONE
+
+    def is_last(self, node_id: str) -> bool:
+        """Whether it is sent pieces after all others: it lied, to this node or some others."""
+        return node_id in self.banned or self.accusations.is_accused(node_id)
 
     @property
     def left_out(self) -> set[str]:
@@ -128,13 +138,19 @@ class Peers:
             peer.slow_until = now + SLOW_AVOID_S
             peer.samples = 0  # then it is tried anew
 
+    def ban(self, node_id: str) -> None:
+        """Note that it sent false bytes: it is asked for nothing more."""
+        self.banned.add(node_id)
+        if node_id not in self.named:
+            self.named = (*self.named, node_id)[:MAX_NAMED]
+
     def failed(self, node_id: str, fault: Fault, now: float) -> None:
         """Note a request that brought nothing."""
         peer = self[node_id]
         if node_id == ORIGIN and self.reserve(node_id, now) is Reserve.NEVER:
             return  # all requests of a run fail together
         if fault is Fault.CORRUPT:
-            self.banned.add(node_id)
+            self.ban(node_id)
         elif fault in (Fault.GONE, Fault.STALLED) and node_id != ORIGIN:
             self.silent.add(node_id)
         if fault in _AVOID_S:

@@ -5,10 +5,11 @@ seconds of any one clock, and `next_deadline` says when to come back without an 
 code runs under the driver in `mesh` and under the simulator.
 
 How it decides: pieces are asked for in order, a window of them at a time, each from the node that
-the view's tree says (`view`). From who is busy, slow, gone, lying or too late it climbs (I4). What
-another node asks for and is not here yet is held only for nodes that come after this one in that
-piece's order (I1): both sides' places are facts that come with the request, so this holds whatever
-the two believe of the others.
+the view's tree says (`view`). From who is busy, slow, gone, lying or too late it climbs (I4). Who
+lied is served last: it goes on with trees in which it stands, and asks a seed where no other does.
+What another node asks for and is not here yet is held only for nodes that come after this one in
+that piece's order (I1): both sides' places are facts that come with the request, so this holds
+whatever the two believe of the others.
 
 While no node has the blob its pieces come from outside of the mesh. Either the view has the
 `ORIGIN` as a seed: its runs of pieces are asked for by their roots, a run at a time. Or a node is
@@ -188,6 +189,11 @@ class Swarm:
         """Whether its pieces come from outside of the swarm."""
         return self._fed
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Who lied to this node: some of them, to be named to those whom it asks."""
+        return self._peers.named
+
     def has(self, piece: int) -> bool:
         """Whether it is here."""
         return bool(self._have[piece])
@@ -206,6 +212,10 @@ class Swarm:
     # -- events
 
     def _viewed(self, event: Viewed, now: float) -> Iterable[Command]:
+        for peer in event.banned:
+            if peer not in self._peers.banned:
+                self._peers.ban(peer)
+                yield from self._leave(peer)
         view = self._known = event.view
         self._leave_out()
         for entry in view.advanced:
@@ -264,7 +274,7 @@ class Swarm:
         self._advance_frontier()
         for held in self._held.of(piece):
             self._held.remove(held.ticket)
-            yield self._serve(held.ticket, piece, held.final)
+            yield self._serve(held)
 
     def _failed(self, event: Failed, now: float) -> Iterable[Command]:
         request = self._requests.close(event.request)
@@ -274,7 +284,8 @@ class Swarm:
                 self._reopen(request.piece)
             else:
                 self._give_up(request, event.fault, now)
-        return ()
+            if event.fault is Fault.CORRUPT:
+                yield from self._leave(request.peer)
 
     def _fed_piece(self, event: Fed, now: float) -> Iterable[Command]:
         return self._got(event.piece, now)
@@ -290,10 +301,11 @@ class Swarm:
 
     def _asked(self, event: Asked, now: float) -> Iterable[Command]:
         piece = event.piece
+        self._peers.accusations.hear(event.peer, event.named)
         if not 0 <= piece < self.pieces.count:
             yield Refuse(event.ticket, Fault.MISSING)
         elif self._have[piece]:
-            yield self._serve(event.ticket, piece, event.final)
+            yield self._serve(event)
         elif self._ended:
             yield Refuse(event.ticket, Fault.MISSING)
         elif not self._may_hold(event, now):
@@ -388,6 +400,13 @@ class Swarm:
             self._deadlines.add(now + RETRY_S, piece)
         if self._is_cut_off(piece, now):
             yield from self._refuse(self._held.of(piece), Fault.NOT_YET)
+
+    def _leave(self, peer: str) -> Iterator[Command]:
+        """Who lied is waited for no longer, but for what has begun to come: it may be right."""
+        for request in self._requests:
+            if request.peer == peer and request.begun_at is None:
+                yield from self._cancel([request])
+                self._reopen(request.piece)
 
     def _reopen(self, piece: int) -> None:
         """Nobody is asked for it any more: it is to be asked for again."""
@@ -562,10 +581,12 @@ class Swarm:
         """Have nobody wait here that this node may come to wait for: it asks in the mesh now."""
         return self._refuse([h for h in self._held.of(piece) if h.is_ahead], Fault.NOT_YET)
 
-    def _serve(self, ticket: int, piece: int, final: bool) -> Command:
-        if self._uplink.is_full() or (not final and self._uplink.is_busy()):
-            return Refuse(ticket, Fault.BUSY)
-        return Send(ticket, piece)
+    def _serve(self, asked: Asked | Held) -> Command:
+        """Who lied is not refused: a ban may be wrong, and it would only ask a seed instead."""
+        uplink, last = self._uplink, self._peers.is_last(asked.peer)
+        if uplink.is_full(last=last) or (not asked.final and uplink.is_busy(last=last)):
+            return Refuse(asked.ticket, Fault.BUSY)
+        return Send(asked.ticket, asked.piece, last)
 
     def _refuse(self, questions: Iterable[Held], fault: Fault) -> Iterator[Command]:
         for held in questions:

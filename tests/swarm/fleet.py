@@ -237,7 +237,7 @@ class Fleet:
                 assert host.swarm.has(command.piece), "it sends what it does not have"
                 host.sending.add(call)
                 size = self.pieces.length(command.piece)
-                self._begin(host.uplink.enqueue(call, size, self.now))
+                self._begin(host.uplink.enqueue(call, size, self.now, last=command.last))
             case Refuse():
                 self._fail(host.held.pop(command.ticket), command.fault)
 
@@ -265,7 +265,15 @@ class Fleet:
             asker = call.asker.swarm
             self.handle(
                 target,
-                Asked(call.ticket, ask.piece, asker.me, asker.slot, ask.wait_s, ask.final),
+                Asked(
+                    call.ticket,
+                    ask.piece,
+                    asker.me,
+                    asker.slot,
+                    ask.wait_s,
+                    ask.final,
+                    asker.named,
+                ),
             )
         else:
             if target.fault in (Fault.CORRUPT, Fault.STALLED) and self.random.random() < 0.5:

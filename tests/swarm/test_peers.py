@@ -150,3 +150,21 @@ class TestOrigin:
         for i in range(5):
             peers.succeeded("slow", 1000, 3 * SLOW_TIMES, 20.0 + i)
         assert peers.reserve("slow", 24.0) is Reserve.SLOW
+
+
+def test_who_is_banned_is_never_asked_though_nothing_else_is_known_of_it() -> None:
+    peers = Peers()
+    peers.ban("n")
+    assert peers.reserve("n", 0.0) is Reserve.NEVER
+    assert peers.named == ("n",)
+
+
+def test_who_is_accused_is_as_if_busy_whether_or_not_it_was_asked_before() -> None:
+    peers = Peers()
+    peers.succeeded("old", 1, 1.0, 0.0)
+    for accuser in ("a", "b"):
+        peers.accusations.hear(accuser, ("old", "new"))
+    for name in ("old", "new"):
+        assert peers.is_last(name)
+        assert peers.reserve(name, 0.0) is Reserve.BUSY
+    assert not peers.is_last("a")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from oci_mesh.swarm import swarm as swarm_module
+from oci_mesh.swarm.accusations import MAX_NAMED
 from oci_mesh.swarm.events import (
     Ask,
     Asked,
@@ -250,6 +251,39 @@ class TestClimbing:
             assert ask.peer != first.peer
             node.complete(ask, after_s=0.5)
         assert node.swarm.complete
+
+    def test_who_lied_in_another_swarm_is_asked_for_nothing_in_this_one(self) -> None:
+        liar, other = (Entry(name, "", complete=True) for name in ("liar", "other"))
+        node = Node(liar, other)
+        asked = [ask for ask in node.join() if ask.peer == "liar"]
+        assert asked
+        commands = node.tell(Viewed(View([ME, liar, other]), ("liar",)))
+        assert [c.request for c in commands if isinstance(c, Cancel)] == [a.request for a in asked]
+        assert {ask.piece for ask in asks(commands)} == {ask.piece for ask in asked}
+        assert {ask.peer for ask in asks(commands)} == {"other"}
+        assert node.swarm.named == ("liar",)
+
+    def test_some_of_many_that_lied_are_named(self) -> None:
+        node = Node()
+        liars = tuple(f"liar {i}" for i in range(2 * MAX_NAMED))
+        node.tell(Viewed(View([ME]), liars))
+        assert node.swarm.named == liars[:MAX_NAMED]
+
+    def test_who_is_accused_is_asked_after_others_but_before_a_busy_seed(self) -> None:
+        """So no lie of others has a seed send more."""
+        piece = next(p for p in range(99) if len(before_me(p)) > 1)
+        node = Node(SEED, *before_me(piece), have=[p for p in range(PIECES) if p != piece])
+        path = list(View([ME, SEED, *before_me(piece)]).path(piece, "me"))
+        assert len(path) > 2
+        for accuser in ("a", "b"):
+            node.tell(Asked(1, 10**6, accuser, 9, 1.0, named=(path[0],)))
+        assert node.join() == []
+        (ask,) = asks(node.tell(Tick(), RETRY_S))
+        tried = [ask.peer]
+        while len(tried) < len(path):
+            (ask,) = asks(node.fail(ask, Fault.NOT_YET))
+            tried.append(ask.peer)
+        assert tried == [*path[1:-1], path[0], "seed"]
 
     def test_nobody_there_it_tries_again_a_little_later(self) -> None:
         node = Node()
@@ -586,6 +620,46 @@ class TestAnswering:
         for i in range(MAX_QUEUE):
             node.uplink.enqueue(("more", i), 1, 0.0)
         assert node.tell(Asked(3, 0, "n", 1, 1.0, final=True)) == [Refuse(3, Fault.BUSY)]
+
+    def test_who_lied_is_served_after_those_who_ask_later_but_served(self) -> None:
+        liar = Entry("liar", "", complete=True)
+        node = Node(liar, have=[9])
+        ask, waiting, begun = node.join()
+        node.tell(Begun(begun.request))
+        assert Cancel(waiting.request) in node.fail(ask, Fault.CORRUPT)
+        assert list(node.open) == [begun.request], "what begun to come may be right"
+        assert node.swarm.named == ("liar",)
+        sent = {}
+        for ticket, peer in enumerate(["a", "b", "c", "d", "liar", "honest"]):
+            (send,) = node.tell(Asked(ticket, 9, peer, 1, 1.0))
+            assert isinstance(send, Send)
+            sent[peer] = node.uplink.enqueue(peer, 1, node.now, last=send.last)
+        assert sent == {"a": ["a"], "b": ["b"], "c": ["c"], "d": ["d"], "liar": [], "honest": []}
+        assert node.uplink.finished("a", node.now) == ["honest"]
+        assert node.uplink.finished("b", node.now) == ["liar"]
+
+    def test_who_is_accused_by_two_is_served_last_also_what_it_waited_for(self) -> None:
+        node = Node(SEED, have=[0])
+        node.join()
+        held = self.waiting(node, 2)[-1]
+        assert node.tell(held) == []
+        for i, accuser in enumerate(["a", "a", "late"], 2):
+            node.tell(Asked(i, 10**6, accuser, 1, 1.0, named=("late",)))
+        assert node.tell(Asked(9, 0, "late", 1, 1.0)) == [Send(9, 0)]
+        node.tell(Asked(8, 10**6, "b", 1, 1.0, named=("late",)))
+        assert node.tell(Asked(9, 0, "late", 1, 1.0)) == [Send(9, 0, last=True)]
+        sent = node.complete(node.ask_of(held.piece))
+        assert Send(held.ticket, held.piece, last=True) in sent
+
+    def test_who_is_served_last_hears_sooner_that_it_is_busy(self) -> None:
+        node = Node(SEED, have=[0])
+        for i in range(MIN_QUEUE + 4):
+            node.uplink.enqueue(i, 1, node.now, last=True)
+        for accuser in ("a", "b"):
+            node.tell(Asked(1, 10**6, accuser, 1, 1.0, named=("late",)))
+        assert node.tell(Asked(2, 0, "late", 1, 1.0)) == [Refuse(2, Fault.BUSY)]
+        assert node.tell(Asked(3, 0, "n", 1, 1.0)) == [Send(3, 0)]
+        assert node.tell(Asked(4, 0, "late", 1, 1.0, final=True)) == [Send(4, 0, last=True)]
 
     @pytest.mark.parametrize("piece", [-1, pieces_of(PIECES).count, 10**9])
     def test_there_is_no_such_piece(self, piece: int) -> None:
