@@ -323,7 +323,7 @@ class Node:
         )
         find, proofs = parts.mesh.fetching, parts.proofs
         pieces = Pieces(
-            parts.local, parts.statements, gate, find, asking, self._sent_to_peer, proofs
+            parts.local, parts.statements, parts.tools, find, asking, self._sent_to_peer, proofs
         )
         return PeerServer(
             parts.gossip,

@@ -108,6 +108,9 @@ class MemberTable:
         self._peers: dict[str, _Peer] = {}
         self._graves: dict[str, tuple[int, int]] = {}  # id -> life to outdo, in order of burial
 
+    def __contains__(self, member_id: str) -> bool:
+        return member_id == self._me.id or member_id in self._peers
+
     @property
     def me(self) -> Member:
         """This node's own entry."""

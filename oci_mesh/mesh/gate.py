@@ -18,11 +18,13 @@ class Gate:
         self._rate = rate
 
     @asynccontextmanager
-    async def turn(self, size: int) -> AsyncIterator[None]:
-        """Wait until `size` bytes may be sent; the turn ends with the block."""
+    async def turn(self, size: int, *, last: bool = False) -> AsyncIterator[None]:
+        """Wait until `size` bytes may be sent, by those served `last` or before them. The turn ends
+        with the block.
+        """
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._begin(self.uplink.enqueue(turn, size, loop.time()))
+        self._begin(self.uplink.enqueue(turn, size, loop.time(), last=last))
         sent = False
         try:
             await turn

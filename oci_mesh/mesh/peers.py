@@ -56,7 +56,7 @@ class Peers:
 
     def knows(self, node_id: str) -> bool:
         """Whether it is, or was not long ago, a node of this mesh, as far as anybody says."""
-        return any(member.id == node_id for member in self._gossip.table.entries())
+        return node_id in self._gossip.table
 
     @contextmanager
     def watched(self, banned: Callable[[], None]) -> Iterator[None]:

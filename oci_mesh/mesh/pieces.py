@@ -7,6 +7,7 @@ copy does (a fifth of a node's CPU, measured), and TLS would need the copy anywa
 
 import asyncio
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -14,10 +15,11 @@ from aiohttp import web
 
 from oci_mesh.errors import BlobUnknown, OciError, RangeInvalid
 from oci_mesh.mesh.fetch import Fetch
-from oci_mesh.mesh.gate import Gate
 from oci_mesh.mesh.proofs import Peer, Proofs
 from oci_mesh.mesh.statements import Statements
+from oci_mesh.mesh.transfer import Tools
 from oci_mesh.mesh.wire import (
+    BANNED_HEADER,
     COLD,
     FAULT_HEADER,
     FINAL_HEADER,
@@ -34,6 +36,8 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.spec.routes import GetBlob, parse_request
 from oci_mesh.spec.scope import parse_scope
 from oci_mesh.store.base import Blob, Partial
+from oci_mesh.swarm.accusations import MAX_NAMED, Accusations
+from oci_mesh.swarm.events import Refuse
 from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.pieces import SMALL_BYTES, PieceMap
 from oci_mesh.swarm.statement import Statement
@@ -47,6 +51,10 @@ UNSENT_BYTES: Final = 256 * 1024
 # a few like it would have all turns that there are. (17 kB/s; a slow link has more, for a piece.)
 TAKEN_BYTES: Final = 256 * 1024
 TAKEN_S: Final = 15.0
+
+# Blobs of this node of which it is kept who is accused by those who ask for them: about what goes
+# out at one time. What is forgotten is soon said again.
+MAX_HEARD: Final = 32
 
 Sent = Callable[[web.BaseRequest, int], None]
 Find = Callable[[str, Digest], Fetch | None]
@@ -66,7 +74,7 @@ class Pieces:
         self,
         local: Source,
         statements: Statements,
-        gate: Gate,
+        tools: Tools,
         find: Find,
         peer: Peer,
         sent: Sent,
@@ -74,11 +82,13 @@ class Pieces:
     ) -> None:
         self._local = local
         self._statements = statements
-        self._gate = gate
+        self._gate = tools.gate
+        self._peers = tools.peers
         self._find = find
         self._peer = peer
         self._sent = sent
         self._proofs = proofs
+        self._heard: OrderedDict[Digest, Accusations] = OrderedDict()
 
     async def statement(self, request: web.BaseRequest, asked: Lookup) -> Statement:
         """The list of a blob's pieces, this node's own or the one by which it fetches the blob.
@@ -130,10 +140,33 @@ class Pieces:
                     sworn = self._sworn(statement, _piece(pieces, part))
                 elif request.headers.get(LIST_HEADER) != statement.list_id:
                     return _refuse(409, "another list")
-            uplink = self._gate.uplink
-            if uplink.is_full() or (uplink.is_busy() and FINAL_HEADER not in request.headers):
+            uplink, last = self._gate.uplink, self._is_last(request, asked.digest)
+            is_busy = FINAL_HEADER not in request.headers and uplink.is_busy(last=last)
+            if is_busy or uplink.is_full(last=last):
                 return _refuse(503, Fault.BUSY)
-            return await self._send(request, blob, part, pieces.count, sworn)
+            return await self._send(request, blob, part, pieces.count, sworn, last=last)
+
+    def _is_last(self, request: web.BaseRequest, digest: Digest) -> bool:
+        """Whether who asks for what is here is sent it after all others, as a swarm would say."""
+        peer, named = self._peer(request), self._named(request)
+        accusations = self._heard.get(digest)
+        if accusations is None and named:
+            accusations = self._heard[digest] = Accusations()
+            if len(self._heard) > MAX_HEARD:
+                self._heard.popitem(last=False)
+        if accusations is not None:
+            self._heard.move_to_end(digest)
+            accusations.hear(peer, named)
+            if accusations.is_accused(peer):
+                return True
+        return self._peers.is_banned(peer)
+
+    def _named(self, request: web.BaseRequest) -> tuple[str, ...]:
+        """Nodes that lied to the one that asks, as it says. What is no node's id is ignored."""
+        text: str = request.headers.get(BANNED_HEADER, "")
+        if not text or not self._peers.knows(self._peer(request)):
+            return ()
+        return tuple(i for i in text.split(",", MAX_NAMED)[:MAX_NAMED] if self._peers.knows(i))
 
     def _sworn(self, statement: Statement, piece: int) -> str:
         """This node's word for a piece of what it has, for those who have no list."""
@@ -160,22 +193,24 @@ class Pieces:
         part = _part(request, pieces.size)
         piece = _piece(pieces, part)
         async with fetch.reading(assembly):
-            fault = await transfer.asked(
+            answer = await transfer.asked(
                 piece,
                 self._peer(request),
                 _number(headers.get(SLOT_HEADER)),
                 wait_s,
                 FINAL_HEADER in headers,
+                self._named(request),
             )
-            if fault is not None:
-                status = 404 if fault is Fault.MISSING else 503
-                return _refuse(status, fault, transfer.frontier)
+            if isinstance(answer, Refuse):
+                status = 404 if answer.fault is Fault.MISSING else 503
+                return _refuse(status, answer.fault, transfer.frontier)
             sworn = ""
             if assembly.sworn is not None:
                 sworn = assembly.sworn.text(piece)
                 if not sworn:  # it is from an earlier time, and nobody vouches for it
                     return _refuse(503, Fault.NOT_YET, transfer.frontier)
-            return await self._send(request, assembly.partial, part, transfer.frontier, sworn)
+            frontier, last = transfer.frontier, answer.last
+            return await self._send(request, assembly.partial, part, frontier, sworn, last=last)
 
     async def _send(
         self,
@@ -184,6 +219,8 @@ class Pieces:
         part: ByteRange,
         frontier: int,
         sworn: str,
+        *,
+        last: bool,
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=206)
         response.content_type = "application/octet-stream"
@@ -192,7 +229,7 @@ class Pieces:
         response.headers[FRONTIER_HEADER] = str(frontier)
         if sworn:
             response.headers[PIECE_HEADER] = sworn
-        async with self._gate.turn(part.length):
+        async with self._gate.turn(part.length, last=last):
             transport = request.transport
             if transport is None:
                 raise ConnectionResetError("the node went away")

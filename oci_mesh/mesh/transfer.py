@@ -24,6 +24,7 @@ from oci_mesh.mesh.outside import FindOrigin, Outside
 from oci_mesh.mesh.peers import Peers
 from oci_mesh.mesh.statements import Forged
 from oci_mesh.mesh.wire import (
+    BANNED_HEADER,
     COLD,
     FAULT_HEADER,
     FINAL_HEADER,
@@ -147,7 +148,7 @@ class Transfer:
         )
         self._running: dict[int, tuple[asyncio.Task[None], Ask, Receiver]] = {}
         self._claims: dict[str, int] = {}
-        self._tickets: dict[int, asyncio.Future[Fault | None]] = {}
+        self._tickets: dict[int, asyncio.Future[Send | Refuse]] = {}
         self._last_ticket = 0
         self._group = asyncio.TaskGroup()
         self._outside = Outside(
@@ -276,9 +277,10 @@ class Transfer:
     def look_around(self) -> None:
         """Tell the swarm who is in it now."""
         if not self._ended:
-            self.handle(Viewed(View(self._outside.entries(), self._run)))
-            entries = self._meeting.entries.values()
-            having = sum(entry.complete for entry in entries)
+            entries = self._meeting.entries
+            banned = tuple(peer for peer in self._tools.peers.banned() if peer in entries)
+            self.handle(Viewed(View(self._outside.entries(), self._run), banned))
+            having = sum(entry.complete for entry in entries.values())
             self._taking.swarm(len(entries) - having, having)
 
     def _end(self) -> None:
@@ -296,14 +298,20 @@ class Transfer:
         self.handle(Wanted(first, min(first + _AHEAD, pieces.count) - 1))
 
     async def asked(
-        self, piece: int, peer: str, slot: int, wait_s: float, final: bool
-    ) -> Fault | None:
-        """Another node's question for a piece: None when it may be sent, or why it will not be."""
+        self,
+        piece: int,
+        peer: str,
+        slot: int,
+        wait_s: float,
+        final: bool,
+        named: tuple[str, ...],
+    ) -> Send | Refuse:
+        """Another node's question for a piece, answered when it may be sent, or will not be."""
         self._last_ticket += 1
         ticket = self._last_ticket
-        answer: asyncio.Future[Fault | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Send | Refuse] = asyncio.get_running_loop().create_future()
         self._tickets[ticket] = answer
-        self.handle(Asked(ticket, piece, peer, slot, wait_s, final))
+        self.handle(Asked(ticket, piece, peer, slot, wait_s, final, named))
         try:
             return await answer
         finally:
@@ -363,15 +371,10 @@ class Transfer:
                     self._note_late(ask, receiver)
                     receiver.close()
                     task.cancel()
-            case Send():
-                self._answer(command.ticket, None)
-            case Refuse():
-                self._answer(command.ticket, command.fault)
-
-    def _answer(self, ticket: int, fault: Fault | None) -> None:
-        answer = self._tickets.get(ticket)
-        if answer is not None and not answer.done():
-            answer.set_result(fault)
+            case Send() | Refuse():
+                answer = self._tickets.get(command.ticket)
+                if answer is not None and not answer.done():
+                    answer.set_result(command)
 
     def _set_timer(self) -> None:
         due = self._swarm.next_deadline()
@@ -418,7 +421,7 @@ class Transfer:
     def _note_late(self, ask: Ask, receiver: Receiver) -> None:
         """Name a node whose answer took too long, or stood still while another's came."""
         late = PeerStalled(f"piece {ask.piece} of {self._meeting.digest} did not come in time")
-        if self._ended or self._outside.leads:
+        if self._ended or self._outside.leads or self._tools.peers.is_banned(ask.peer):
             return
         self._taking.late(ask.peer)
         if not self.assembly.good[ask.piece]:
@@ -491,6 +494,8 @@ class Transfer:
         }
         if ask.final:
             headers[FINAL_HEADER] = "1"
+        if self._swarm.named:
+            headers[BANNED_HEADER] = ",".join(self._swarm.named)
         return await self._tools.bulk.get(
             address,
             self._meeting.path,

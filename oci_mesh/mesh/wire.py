@@ -66,6 +66,9 @@ WAIT_HEADER: Final = "OCI-Mesh-Wait"
 FINAL_HEADER: Final = "OCI-Mesh-Final"
 LIST_HEADER: Final = "OCI-Mesh-List"
 
+# With it, if there are any: ids of nodes that lied to the one that asks, with commas between them.
+BANNED_HEADER: Final = "OCI-Mesh-Banned"
+
 # In place of the id of a list, while there is none.
 COLD: Final = "cold"
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from oci_mesh import Node
 from oci_mesh.errors import StorageFull
-from oci_mesh.mesh import agreement, fetch, transfer
+from oci_mesh.mesh import agreement, fetch, transfer, wire
 from oci_mesh.mesh import client as client_module
 from oci_mesh.store.disk import DiskStore
 from oci_mesh.swarm import swarm
@@ -254,7 +254,7 @@ async def test_who_sent_wrong_bytes_is_asked_for_nothing_more(
 async def test_one_wrong_bit_is_found_in_its_piece(
     piece: int, tmp_path: Path, client: Client
 ) -> None:
-    """Wherever it is; the other pieces of that node are right, and are not fetched again."""
+    """Wherever it is; what else came from that node is right, and is not fetched again."""
     sending = flipped_at(PIECES.span(piece)[1] - 1)
     liar, honest = FakePeer("p", holding(BLOB, sending=sending)), FakePeer("q", holding(BLOB))
     async with liar_and_honest(tmp_path, liar, honest) as a:
@@ -262,7 +262,30 @@ async def test_one_wrong_bit_is_found_in_its_piece(
         assert metric(a, FAULTS, peer="q") == 0
         lies = metric(a, FAULTS, peer="p", fault="corrupt")
         assert lies == (PIECES.span(piece) in liar.ranges)
-        assert len(liar.ranges) + len(honest.ranges) == PIECES.count + lies
+        received = metric(a, "oci_mesh_peer_received_bytes_total")
+        assert received == len(BLOB) + lies * PIECES.length(piece)
+
+
+async def test_who_lied_is_named_to_the_others_once_it_has(tmp_path: Path, client: Client) -> None:
+    """Not before, and not to itself: it is asked for nothing more."""
+    named: dict[str, list[str | None]] = {"p": [], "q": []}
+
+    def noting(name: str, sending: Sending) -> Sending:
+        async def send(request: web.BaseRequest, content: bytes) -> web.StreamResponse:
+            if wire.SLOT_HEADER in request.headers:
+                named[name].append(request.headers.get(wire.BANNED_HEADER))
+            return await sending(request, content)
+
+        return send
+
+    liar = FakePeer("p", holding(BLOB, sending=noting("p", flipped)))
+    honest = FakePeer("q", holding(BLOB, sending=noting("q", whole)))
+    async with liar_and_honest(tmp_path, liar, honest) as a:
+        assert (await client.blob(a, "app", BLOB)).body == BLOB
+    assert set(named["p"]) == {None}
+    before = named["q"].count(None)
+    assert named["q"] == [None] * before + ["p"] * (len(named["q"]) - before)
+    assert named["q"][-1] == "p"
 
 
 # -- wrong lists

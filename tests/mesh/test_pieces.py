@@ -2,15 +2,20 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from oci_mesh import Node
+from oci_mesh.errors import PeerError
 from oci_mesh.mesh import pieces, wire
 from oci_mesh.mesh.gate import Gate
+from oci_mesh.mesh.server import PeerServer
+from oci_mesh.spec.digest import Digest
 from oci_mesh.swarm import uplink
+from oci_mesh.swarm.accusations import MAX_NAMED, Accusations
+from oci_mesh.swarm.events import Command, Send
 from oci_mesh.swarm.pieces import PieceMap
 from oci_mesh.swarm.statement import Statement
 from oci_mesh.swarm.swarm import FIRST_WINDOW
@@ -90,7 +95,7 @@ async def test_who_has_much_to_send_is_busy(
     node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But not for those who have nobody else, until there is no room at all."""
-    monkeypatch.setattr(Uplink, "is_busy", lambda self: True)
+    monkeypatch.setattr(Uplink, "is_busy", lambda self, **_: True)
     busy = await ask(client, node, BLOB, span(0))
     assert (busy.status, busy.headers[wire.FAULT_HEADER]) == (503, "busy")
     final = {wire.FINAL_HEADER: "1"}
@@ -131,8 +136,120 @@ async def test_who_takes_nothing_does_not_keep_the_others_waiting(
             connection.close()
 
 
+def _heard(node: Node) -> Mapping[Digest, Accusations]:
+    """By those who ask for blobs that are here."""
+    server = getattr(node._peers, "__self__", None)
+    assert isinstance(server, PeerServer)
+    return server._pieces._heard
+
+
 def _gate(node: Node) -> Gate:
     return mesh_source(node)._tools.gate
+
+
+# -- who lied is served last
+
+
+async def served(client: Client, node: Node, *asking: str) -> list[str]:
+    """In which order these get a piece that ask one after the other, while all turns are taken."""
+    gate, loop, log = _gate(node), asyncio.get_running_loop(), list[str]()
+    turns: list[asyncio.Future[None]] = [loop.create_future() for _ in range(uplink.SENDS)]
+    for turn in turns:
+        gate.uplink.enqueue(turn, 1, loop.time())
+
+    async def one(name: str) -> None:
+        headers = {wire.NODE_HEADER: name, wire.FINAL_HEADER: "1"}
+        assert (await ask(client, node, BLOB, span(0), **headers)).status == 206
+        log.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        for count, name in enumerate(asking, 1):
+            group.create_task(one(name))
+            await eventually("it waits", lambda n=count: len(gate.uplink) == len(turns) + n)  # type: ignore[misc]
+        gate._begin(gate.uplink.finished(turns.pop(), loop.time()))  # one at a time, from now on
+    for turn in turns:
+        gate._begin(gate.uplink.finished(turn, loop.time()))
+    return log
+
+
+@pytest.fixture
+async def known(node: Node) -> AsyncIterator[None]:
+    """The node knows x, y and z."""
+    async with FakePeer("x") as x, FakePeer("y") as y, FakePeer("z") as z:
+        for peer in (x, y, z):
+            await peer.join(node)
+        yield
+
+
+async def name(client: Client, node: Node, accuser: str, header: str) -> None:
+    """Ask for a piece as a node that says that these lied."""
+    headers = {wire.NODE_HEADER: accuser, wire.BANNED_HEADER: header}
+    assert (await ask(client, node, BLOB, span(1), **headers)).status == 206
+
+
+@pytest.mark.usefixtures("known")
+async def test_whom_two_nodes_accuse_a_seed_serves_last(node: Node, client: Client) -> None:
+    """It never took a piece of it, and cannot know; alone it is served like any other."""
+    await name(client, node, "x", "z")
+    assert await served(client, node, "z", "x") == ["z", "x"]
+    await name(client, node, "x", "z")
+    await name(client, node, "y", "other,z")
+    assert await served(client, node, "z", "x", "y") == ["x", "y", "z"]
+    assert await served(client, node, "z") == ["z"]
+
+
+@pytest.mark.usefixtures("known")
+async def test_who_lied_to_it_is_served_last_though_nobody_else_says_so(
+    node: Node, client: Client
+) -> None:
+    """With another blob, and of one that it has."""
+    mesh_source(node)._peers.blame("z", "corrupt", PeerError("it lied"))
+    assert await served(client, node, "z", "x") == ["x", "z"]
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize(
+    ("accuser", "header"),
+    [
+        ("stranger", "z"),
+        ("", "z"),
+        ("y", ""),
+        ("y", ",,;"),
+        ("y", "z;x"),
+        ("y", "Z"),
+        ("y", "z" * 8000),
+        ("y", "a," * MAX_NAMED + "z"),
+        ("y", "nobody," * MAX_NAMED + "z"),
+        ("z", "z"),
+    ],
+)
+async def test_what_is_no_accusation_changes_nothing(
+    accuser: str, header: str, node: Node, client: Client
+) -> None:
+    """By whom nobody knows, of nobody, of too many, or of oneself."""
+    await name(client, node, "x", "z")
+    await name(client, node, accuser, header)
+    heard = _heard(node)
+    assert not any(accusations.is_accused("z") for accusations in heard.values())
+    assert all(len(named) <= MAX_NAMED for a in heard.values() for named in a._named.values())
+
+
+@pytest.mark.usefixtures("known")
+async def test_what_is_heard_of_many_blobs_is_bounded(
+    node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were asked for last are kept; nothing is where nobody was accused."""
+    monkeypatch.setattr(pieces, "MAX_HEARD", 2)
+    blobs = [noise(1000 + i, "heard") for i in range(4)]
+    for blob in blobs:
+        await client.push_blob(node, "app", blob)
+        await ask(client, node, blob, f"bytes=0-{len(blob) - 1}")
+        assert not _heard(node)
+    accusing = {wire.NODE_HEADER: "x", wire.BANNED_HEADER: "z"}
+    for blob in [*blobs, blobs[2]]:
+        await ask(client, node, blob, f"bytes=0-{len(blob) - 1}", **accusing)
+    kept = [str(digest) for digest in _heard(node)]
+    assert kept == [sha256(blobs[3]), sha256(blobs[2])]
 
 
 # -- of what is on its way
@@ -224,3 +341,29 @@ async def test_who_went_away_is_forgotten(
     await eventually("it is held", lambda: len(transfer._swarm._held) == 1)
     asking.cancel()
     await eventually("it is not", lambda: not transfer._swarm._held and not transfer._tickets)
+
+
+async def test_of_what_is_on_its_way_too_who_is_accused_is_served_last(
+    fetching: tuple[Node, asyncio.Event], client: Client
+) -> None:
+    """Also by a question that was asked before it was."""
+    node, go_on = fetching
+    me = {wire.NODE_HEADER: "z", wire.WAIT_HEADER: "20"}
+    [fetch] = mesh_source(node)._blobs.values()
+    assert fetch.transfer is not None
+    core, sends = fetch.transfer._swarm, list[Command]()
+    served = core._serve
+    core._serve = lambda asked: sends.append(served(asked)) or sends[-1]  # type: ignore[method-assign, func-returns-value]
+    async with FakePeer("x") as x, FakePeer("z") as z, asyncio.TaskGroup() as group:
+        for peer in (x, z):
+            await peer.join(node)
+        waiting = group.create_task(ask(client, node, BLOB, span(2), **me))
+        await eventually("it is held", lambda: len(core._held) == 1)
+        for accuser in ("x", "p", "nobody"):
+            headers = {wire.NODE_HEADER: accuser, wire.BANNED_HEADER: "z,nobody"}
+            assert (await ask(client, node, BLOB, span(0), **headers)).status == 206
+        assert core._peers.is_last("z")
+        assert not core._peers.is_last("nobody")
+        go_on.set()
+    assert waiting.result().status == 206
+    assert [send for send in sends if isinstance(send, Send) and send.last] == [sends[-1]]

@@ -9,6 +9,7 @@ from aiohttp import web
 from oci_mesh import Node
 from oci_mesh.mesh import transfer, wire
 from oci_mesh.mesh.pieces import is_piece
+from oci_mesh.mesh.server import asking
 from oci_mesh.swarm import swarm
 from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.pieces import PieceMap
@@ -166,6 +167,38 @@ async def test_most_nodes_lie_and_the_rest_have_it_all_the_same(
             assert metric(node, FAULTS, peer="a") == 0
             assert not mesh_source(node)._peers.is_banned("a")
             assert all(not mesh_source(node)._peers.is_banned(other.id) for other in honest)
+
+
+async def test_who_lied_about_one_blob_is_named_and_not_asked_in_the_swarm_of_another(
+    tmp_path: Path, client: Client
+) -> None:
+    """By each whom it lied to, from the first piece on; it has what it wants all the same."""
+    other = noise(6_000_000, "another swarm")
+    async with nodes(tmp_path, *"abcd") as (a, *others):
+        for blob in (BLOB, other):
+            await client.push_blob(a, "app", blob)
+        honest, liar = others[:2], others[2]
+        gather(a, len(others))
+        lie(liar, BLOB, flipped)
+        await pull_all(client, others, BLOB)
+        found_out = {node.id for node in honest if mesh_source(node)._peers.is_banned(liar.id)}
+        assert found_out
+        lies = {node.id: metric(node, FAULTS, fault="corrupt") for node in honest}
+        named = set[tuple[str, str]]()
+
+        async def wrapper(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
+            if is_piece(request):
+                named.add((asking(request), request.headers.get(wire.BANNED_HEADER, "")))
+            return await handler(request)
+
+        wrap(a, wrapper)
+        gather(a, len(others))
+        await pull_all(client, others, other)
+        assert {by for by, whom in named if whom} == {by for by, _ in named} & found_out
+        for node in honest:
+            if node.id in found_out:
+                assert metric(node, FAULTS, fault="corrupt") == lies[node.id]
+                assert metric(node, FAULTS, fault="stalled") == 0
 
 
 # -- nodes that go
