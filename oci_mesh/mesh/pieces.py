@@ -192,7 +192,8 @@ class Pieces:
         pieces = assembly.pieces
         part = _part(request, pieces.size)
         piece = _piece(pieces, part)
-        async with fetch.reading(assembly):
+        fetch.hold(assembly)
+        try:
             answer = await transfer.asked(
                 piece,
                 self._peer(request),
@@ -211,6 +212,8 @@ class Pieces:
                     return _refuse(503, Fault.NOT_YET, transfer.frontier)
             frontier, last = transfer.frontier, answer.last
             return await self._send(request, assembly.partial, part, frontier, sworn, last=last)
+        finally:
+            await fetch.let_go(assembly)
 
     async def _send(
         self,
@@ -222,13 +225,16 @@ class Pieces:
         *,
         last: bool,
     ) -> web.StreamResponse:
-        response = web.StreamResponse(status=206)
-        response.content_type = "application/octet-stream"
-        response.content_length = part.length
-        response.headers["Content-Range"] = part.content_range(source.size)
-        response.headers[FRONTIER_HEADER] = str(frontier)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(part.length),
+            "Content-Range": part.content_range(source.size),
+            FRONTIER_HEADER: str(frontier),
+        }
         if sworn:
-            response.headers[PIECE_HEADER] = sworn
+            headers[PIECE_HEADER] = sworn
+        # Unlike a `StreamResponse` it keeps its head until the first bytes go, in one call.
+        response = web.Response(status=206, headers=headers)
         async with self._gate.turn(part.length, last=last):
             transport = request.transport
             if transport is None:
@@ -239,12 +245,13 @@ class Pieces:
             for start in range(part.start, part.stop, slice_bytes):
                 stop = min(part.stop, start + slice_bytes)
                 await self._gate.pace(stop - start)
+                # The server cancels who waits at a connection that is gone. (Most slices are taken
+                # at once: a `timeout` for each would cost more than this.)
+                cut = asyncio.get_running_loop().call_later(TAKEN_S, transport.abort)
                 try:
-                    async with asyncio.timeout(TAKEN_S):
-                        await _send_slice(transport, response, source, start, stop)
-                except TimeoutError:
-                    transport.abort()
-                    raise ConnectionResetError("the node takes nothing") from None
+                    await _send_slice(transport, response, source, start, stop)
+                finally:
+                    cut.cancel()
             await response.write_eof()
         self._sent(request, part.length)
         return response

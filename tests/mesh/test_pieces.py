@@ -65,6 +65,28 @@ async def test_a_piece_is_a_range(node: Node, client: Client) -> None:
     await eventually("it is counted", lambda: metric(node, sent) == stop - start)
 
 
+async def test_a_piece_goes_out_with_its_head(
+    node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head by itself would be a packet more, and a wake-up of the other node, for each piece."""
+    sizes = []
+
+    def watch(transport: asyncio.Transport) -> None:
+        write = transport.write
+
+        def note(data: bytes) -> None:
+            sizes.append(len(data))
+            write(data)
+
+        monkeypatch.setattr(transport, "write", note)
+
+    monkeypatch.setattr(pieces, "_keep_little_unsent", watch)
+    start, stop = PIECES.span(3)
+    assert (await ask(client, node, BLOB, span(3))).body == BLOB[start:stop]
+    assert len(sizes) <= 1  # newer versions of Python: none, but one `writelines`
+    assert all(size > stop - start for size in sizes)
+
+
 @pytest.mark.parametrize(
     "range_", ["bytes=0-300000", "bytes=300000-300001", "bytes=-5", "bytes=5-", "bytes=0--1", "x"]
 )
