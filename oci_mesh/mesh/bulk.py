@@ -11,8 +11,8 @@ import asyncio
 import re
 import ssl as tls
 from asyncio.sslproto import SSLProtocol
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Self
 
 from oci_mesh.errors import PeerError
@@ -102,7 +102,7 @@ class BulkClient:
         self._busy = 0
         self._connecting: set[asyncio.Timeout] = set()
         self._open: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}  # the longest idle first
+        self._idle = _Idle()
         self._tick: asyncio.TimerHandle | None = None
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -152,8 +152,9 @@ class BulkClient:
             raise PeerUnreachable(f"{address}: this node is stopping")
         request = bulk_http.request(address, path, self._fields, bulk_http.fields(headers))
         order = Order(request, sink, length, head_s, stall_s)
-        async with self._slot():
-            kept = self._take_idle(address, peer)
+        await self._take_slot()
+        try:
+            kept = self._idle.take(address, peer)
             if kept is not None:
                 try:
                     return await self._exchange(kept, order)
@@ -163,20 +164,20 @@ class BulkClient:
                         raise
             connection = await self._connect(self._connection(address, peer), host, port)
             return await self._exchange(connection, order)
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(FREE_S):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise NoneFree(f"all {self._limit} connections to other nodes are busy") from None
-        self._busy += 1
-        try:
-            yield
         finally:
             self._busy -= 1
             self._slots.release()
+
+    async def _take_slot(self) -> None:
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(FREE_S):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise NoneFree(f"all {self._limit} connections to other nodes are busy") from None
+        else:
+            await self._slots.acquire()  # at once, so it needs no timer
+        self._busy += 1
 
     async def _exchange(self, connection: Connection, order: Order) -> Head:
         try:
@@ -193,7 +194,7 @@ class BulkClient:
     async def _connect(self, connection: Connection, host: str, port: int) -> Connection:
         address = connection.address
         while self._idle and len(self._idle) + self._busy > self._limit:
-            self._drop_oldest(self._idle)
+            self._drop(self._idle.oldest())
         if self._closing:
             raise PeerUnreachable(f"{address}: this node is stopping")
         context = None if self._ssl is None else self._ssl()
@@ -218,31 +219,20 @@ class BulkClient:
             raise
         return connection
 
-    def _take_idle(self, address: str, peer: str | None) -> Connection | None:
-        """The one used last, so that the others may grow old. `peer` was checked when it opened."""
-        for connection in reversed(self._idle):
-            same = connection.address == address and connection.peer == peer
-            if same and connection.reusable:
-                del self._idle[connection]
-                return connection
-        return None
-
     def _keep(self, connection: Connection) -> None:
         if self._closing:
             connection.abort()
             return
         connection.deadline = asyncio.get_running_loop().time() + IDLE_S
-        self._idle[connection] = None
-        siblings = [idle for idle in self._idle if idle.address == connection.address]
-        if len(siblings) > MAX_IDLE_PER_PEER:
-            self._drop_oldest(siblings)
+        self._idle.add(connection)
+        if self._idle.count(connection.address) > MAX_IDLE_PER_PEER:
+            self._drop(self._idle.oldest(connection.address))
         elif len(self._idle) > MAX_IDLE:
-            self._drop_oldest(self._idle)
+            self._drop(self._idle.oldest())
 
-    def _drop_oldest(self, idle: Iterable[Connection]) -> None:
-        oldest = next(iter(idle))
-        del self._idle[oldest]
-        oldest.abort()
+    def _drop(self, connection: Connection) -> None:
+        self._idle.discard(connection)
+        connection.abort()
 
     def _opened(self, connection: Connection) -> None:
         self._open.add(connection)
@@ -252,7 +242,7 @@ class BulkClient:
 
     def _lost(self, connection: Connection) -> None:
         self._open.discard(connection)
-        self._idle.pop(connection, None)
+        self._idle.discard(connection)
         if not self._open:
             self._none_open.set()
             if self._tick is not None:
@@ -267,6 +257,48 @@ class BulkClient:
             if connection.deadline <= now:
                 connection.expire()
         self._tick = loop.call_later(TICK_S, self._watch)
+
+
+class _Idle:
+    """Connections without a request, the longest idle first; of all, and of each address."""
+
+    def __init__(self) -> None:
+        self._all: dict[Connection, None] = {}
+        self._by_address: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._all)
+
+    def count(self, address: str) -> int:
+        """How many there are to an address."""
+        return len(self._by_address[address])
+
+    def oldest(self, address: str | None = None) -> Connection:
+        """The one that is idle for longest, of all or to an address; there is one."""
+        return next(iter(self._all if address is None else self._by_address[address]))
+
+    def add(self, connection: Connection) -> None:
+        """One more, which has been used just now."""
+        self._all[connection] = self._by_address[connection.address][connection] = None
+
+    def discard(self, connection: Connection) -> None:
+        """It is none of these, or no longer."""
+        self._all.pop(connection, None)
+        same = self._by_address[connection.address]
+        same.pop(connection, None)
+        if not same:
+            del self._by_address[connection.address]
+
+    def take(self, address: str, peer: str | None) -> Connection | None:
+        """The one used last, so that the others may grow old. `peer` was checked when it opened."""
+        for connection in reversed(self._by_address.get(address, {})):
+            if connection.peer == peer and connection.reusable:
+                self.discard(connection)
+                return connection
+        return None
 
 
 def _split(address: str) -> tuple[str, int]:

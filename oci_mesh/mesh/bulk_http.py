@@ -23,8 +23,8 @@ _BODILESS: Final = frozenset({204, 304})
 _PATH: Final = re.compile(r"/[!-~]*")
 _NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE: Final = r"[\t -~]*"
-_STATUS: Final = re.compile(r"HTTP/1\.1 ([2-5][0-9][0-9])(?: [\t -~]*)?")
-_FIELD: Final = re.compile(rf"({_NAME}):({_VALUE})")
+_FIELD: Final = re.compile(rf"{_NAME}:{_VALUE}")
+_HEAD: Final = re.compile(rf"HTTP/1\.1 ([2-5][0-9][0-9])(?: {_VALUE})?((?:\r\n{_NAME}:{_VALUE})*)")
 _LENGTH: Final = re.compile(r"[0-9]{1,15}")
 
 
@@ -57,20 +57,17 @@ def request(address: str, path: str, *lines: str) -> bytes:
 
 def parse_head(head: bytes | bytearray) -> Head:
     """A head without the empty line at its end. Raises `ValueError` if it is not of our form."""
-    first, *rest = head.decode("ascii").split("\r\n")
-    status = _STATUS.fullmatch(first)
-    if status is None:
-        raise ValueError("not a status line of HTTP/1.1")
+    match = _HEAD.fullmatch(head.decode("ascii"))
+    if match is None:
+        raise ValueError("not a head of HTTP/1.1")
     headers: dict[str, str] = {}
-    for line in rest:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise ValueError("not a header")
-        name = field[1].lower()
+    for line in match[2].split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        name = name.lower()
         if name in headers:
             raise ValueError(f"two of {name}")
-        headers[name] = field[2].strip(" \t")
-    return Head(int(status[1]), headers)
+        headers[name] = value.strip(" \t")
+    return Head(int(match[1]), headers)
 
 
 def body_length(head: Head, expected: int) -> int:
