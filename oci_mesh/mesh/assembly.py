@@ -17,7 +17,8 @@ from oci_mesh.store.base import Partial
 from oci_mesh.swarm.pieces import PieceMap
 from oci_mesh.swarm.statement import Statement
 
-# Pieces hashed for the whole digest, or checked of what was left, before others get their turn.
+# Pieces hashed for the whole digest, or checked of what was left, before others get their turn. For
+# less of the whole, but its end, the hashing is not woken up.
 _STEP_BYTES: Final = 1024 * 1024
 
 
@@ -159,7 +160,8 @@ class Assembly:
         self.good[piece] = 1
         missing = self.good.find(0, self._frontier)
         self._frontier = self.pieces.count if missing < 0 else missing
-        self._advanced.set()
+        if self._hashable():
+            self._advanced.set()
         self._tell()
 
     async def resume(self) -> list[int]:
@@ -195,14 +197,20 @@ class Assembly:
         """Hash the pieces in order as they come, until all are; whether the digest is right."""
         partial = self.partial
         while partial.hashed < partial.size:
-            target = self.pieces.span(self._frontier - 1)[1] if self._frontier else 0
-            if partial.hashed >= target:
+            size = self._hashable()
+            if not size:
                 self._advanced.clear()
                 await self._advanced.wait()
                 continue
-            partial.advance(min(target, partial.hashed + _STEP_BYTES))
+            partial.advance(partial.hashed + size)
             await asyncio.sleep(0)
         return partial.verified()
+
+    def _hashable(self) -> int:
+        """How many bytes to hash next for the whole: a step, or the end; none yet."""
+        stop = min(self.pieces.size, self._frontier * self.pieces.piece_size)
+        ahead = stop - self.partial.hashed
+        return min(ahead, _STEP_BYTES) if ahead >= _STEP_BYTES or stop == self.pieces.size else 0
 
     # -- going out
 

@@ -143,6 +143,20 @@ async def test_the_whole_is_hashed_as_it_comes(assembly: Assembly) -> None:
     assert await hashing
 
 
+async def test_the_whole_is_hashed_some_pieces_at_a_time(assembly: Assembly) -> None:
+    """A step when it is here, and what is left at the end: not each piece for itself."""
+    hashing = asyncio.create_task(assembly.hash_whole())
+    seen = [0]
+    for piece in range(PIECES.count):
+        receive(assembly, piece)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if assembly.partial.hashed != seen[-1]:
+            seen.append(assembly.partial.hashed)
+    assert seen == [0, 1024 * 1024, len(BLOB)]
+    assert await hashing
+
+
 async def test_a_wrong_list_shows_in_the_whole(store: DiskStore) -> None:
     """Each piece is as listed."""
     wrong = noise(len(BLOB), "wrong")
