@@ -19,13 +19,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._labelled: dict[tuple[Counter, tuple[str, ...]], Counter] = {}
         self.requests = Counter(
             "oci_mesh_requests",
             "Requests answered, of clients and of other nodes.",
             ["listener", "endpoint", "method", "status"],
             registry=registry,
         )
-        self._requests_by_key: dict[tuple[str, str, str, int], Counter] = {}
         self.client_sent = Counter(
             "oci_mesh_client_sent_bytes", "Blob bytes sent to clients.", registry=registry
         )
@@ -125,15 +125,19 @@ class Metrics:
             registry=registry,
         )
 
+    def count(self, counter: Counter, *labels: str, amount: int = 1) -> None:
+        """Count under labels. The client would check and convert them anew each time."""
+        labelled = self._labelled.get((counter, labels))
+        if labelled is None:
+            labelled = self._labelled[counter, labels] = counter.labels(*labels)
+        labelled.inc(amount)
+
     def count_request(self, listener: str, endpoint: str, method: str, status: int) -> None:
         """Count an answered request. A method that no endpoint takes is `other`: clients must not
         be able to make up time series.
         """
-        key = listener, endpoint, method if method in _METHODS else "other", status
-        counter = self._requests_by_key.get(key)
-        if counter is None:
-            counter = self._requests_by_key[key] = self.requests.labels(*key)
-        counter.inc()
+        method = method if method in _METHODS else "other"
+        self.count(self.requests, listener, endpoint, method, str(status))
 
     def render(self) -> bytes:
         """The text exposition format, as `CONTENT_TYPE` says."""

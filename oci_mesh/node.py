@@ -427,8 +427,8 @@ class Node:
 
     def _sent_to_peer(self, request: web.BaseRequest, size: int) -> None:
         peer = asking(request)
-        known = self._gossip is not None and any(m.id == peer for m in self._gossip.live())
-        self.metrics.peer_sent.labels(peer if known else "unknown").inc(size)
+        known = self._gossip is not None and self._gossip.is_live(peer)
+        self.metrics.count(self.metrics.peer_sent, peer if known else "unknown", amount=size)
 
     async def _sweep(self) -> None:
         expiry = self.config.upload_expiry

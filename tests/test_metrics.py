@@ -22,6 +22,19 @@ def test_what_is_counted_is_rendered_for_prometheus() -> None:
     assert CONTENT_TYPE.startswith("text/plain")
 
 
+def test_the_same_labels_are_one_series() -> None:
+    """However often they are counted, and whatever else has them."""
+    metrics = Metrics()
+    for size in (5, 7):
+        metrics.count(metrics.peer_sent, "n1", amount=size)
+        metrics.count(metrics.peer_received, "n1", amount=1)
+    metrics.count(metrics.peer_sent, "n2")
+    text = metrics.render().decode()
+    assert 'oci_mesh_peer_sent_bytes_total{peer="n1"} 12.0' in text
+    assert 'oci_mesh_peer_sent_bytes_total{peer="n2"} 1.0' in text
+    assert 'oci_mesh_peer_received_bytes_total{peer="n1"} 2.0' in text
+
+
 def test_each_node_counts_for_itself() -> None:
     """Several may live in one process."""
     one, other = Metrics(), Metrics()

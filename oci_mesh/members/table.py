@@ -173,6 +173,11 @@ class MemberTable:
         """The others that can be asked for something."""
         return [peer.member for peer in self._peers.values() if peer.is_live(now)]
 
+    def is_live(self, member_id: str, now: float) -> bool:
+        """Whether it is one of these."""
+        peer = self._peers.get(member_id)
+        return peer is not None and peer.is_live(now)
+
     def silent_s(self, member_id: str, now: float) -> float:
         """For how long a member's heartbeat has not advanced; 0 for unknown ids."""
         peer = self._peers.get(member_id)

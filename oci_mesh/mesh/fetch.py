@@ -147,9 +147,10 @@ class Fetch:
 
     async def under_way(self, within_s: float) -> Transfer | None:
         """The transfer, if it has begun by then, and not ended."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._located.wait()
+        if not self._located.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._located.wait()
         ended = self._done.is_set() or not self._located.is_set()
         return None if ended else self.transfer
 

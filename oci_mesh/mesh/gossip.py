@@ -202,6 +202,10 @@ class Gossip:
         """The other nodes that seem alive."""
         return self.table.live(loop_time())
 
+    def is_live(self, member_id: str) -> bool:
+        """Whether it is one of these."""
+        return self.table.is_live(member_id, loop_time())
+
     def failed(self, member_id: str, reason: str) -> None:
         """Note that a node could not be reached."""
         self.table.failed(member_id, loop_time())

@@ -135,6 +135,7 @@ class Transfer:
         self._taking = taking
         self._meeting = meeting
         self._list_id = _list_id(statement, assembly)
+        self._path = meeting.path
         self._headers = meeting.proof | {LIST_HEADER: self._list_id}
         self._run = 1 if assembly.sworn is None else run_length(assembly.pieces)
         self._swarm = Swarm(
@@ -406,7 +407,8 @@ class Transfer:
             self._hope_until = loop_time() + HOPE_S
         outcome = event.fault.value if isinstance(event, Failed) else "received"
         self._outcomes[outcome] += 1
-        self._tools.metrics.pieces.labels(outcome).inc()
+        metrics = self._tools.metrics
+        metrics.count(metrics.pieces, outcome)
         if isinstance(event, Failed):
             self._taking.fault(ask.peer, outcome)
         else:
@@ -451,9 +453,8 @@ class Transfer:
             return Failed(ask.request, self._refusal(ask.peer, head), frontier)
         if _total(head) != self.assembly.pieces.size:
             return Failed(ask.request, self._size_differs(ask.peer, head))
-        self._tools.metrics.peer_received.labels(ask.peer).inc(
-            self.assembly.pieces.length(ask.piece)
-        )
+        metrics, size = self._tools.metrics, self.assembly.pieces.length(ask.piece)
+        metrics.count(metrics.peer_received, ask.peer, amount=size)
         try:
             right = self._finish(receiver, head)
         except PeerError as error:
@@ -498,7 +499,7 @@ class Transfer:
             headers[BANNED_HEADER] = ",".join(self._swarm.named)
         return await self._tools.bulk.get(
             address,
-            self._meeting.path,
+            self._path,
             headers,
             receiver,
             length=stop - start,

@@ -4,7 +4,6 @@ Enough to keep the links busy down to the deepest place in the trees; more would
 at other nodes, and keep connections busy.
 """
 
-import math
 from typing import Final
 
 # With two nodes: what is being sent to this one, and as many again that are asked for.
@@ -45,7 +44,7 @@ class Window:
 
     def share(self, nodes: int) -> int:
         """How many pieces of one blob may be under way, in a swarm of so many nodes."""
-        levels = math.ceil(math.log2(nodes + 1))
+        levels = nodes.bit_length()  # of a binary tree; it is asked for with every event
         return max(LEAST, min(self._most, BASE + PER_LEVEL * levels) // max(1, self._swarms))
 
     def in_time(self, piece_bytes: int) -> int:

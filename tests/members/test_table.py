@@ -44,7 +44,11 @@ def table_of(*others: Member, now: float = 0.0) -> MemberTable:
 
 def live_ids(table: MemberTable, now: float) -> list[str]:
     """Who can be asked, by name."""
-    return sorted(member.id for member in table.live(now))
+    found = sorted(member.id for member in table.live(now))
+    assert all(table.is_live(member_id, now) for member_id in found)
+    others = {member.id for member in table.entries()} - set(found)
+    assert not any(table.is_live(member_id, now) for member_id in (*others, "nobody"))
+    return found
 
 
 class TestMerge:
