@@ -7,6 +7,9 @@ Real nodes, one process each, in network namespaces of this machine; every link 
 (benchmarks/rig/topology.py). Root, iproute2 and util-linux are needed; contestants need their own
 tools and are left out, with a line, where these are missing (a failure if CI=true).
 
+The Python counts too: one that was built without profile-guided optimisation, as pyenv builds it if
+not told otherwise, takes a tenth more of the cores than a distribution's.
+
  --client peer: a nearly free client on each node reads all through its own node and verifies it;
  --client containerd: a real containerd on each node does `content fetch`. 4 to 6 CPU seconds for
    300 MB each: choose the rate so that two cores can carry N of them.
