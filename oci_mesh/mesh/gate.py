@@ -1,11 +1,21 @@
 """Turns at this node's uplink, and its rate: `swarm` decides, here somebody waits."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from oci_mesh.swarm.rate import MAX_SLICE_BYTES, Rate
 from oci_mesh.swarm.uplink import Uplink
+
+# A turn ends when the kernel has taken its bytes; what is handed to it at one time leaves a shared
+# link in about so many seconds. Only then nobody is kept waiting by who is served last.
+IDLE_S: Final = 0.2
+
+# Who is served last asks again if there is no such time within so many seconds: it is not to take
+# this node for one that stands still.
+IDLE_WAIT_S: Final = 5.0
 
 
 class Gate:
@@ -16,6 +26,22 @@ class Gate:
         self.slice_bytes = MAX_SLICE_BYTES if rate is None else rate.slice_bytes
         """How much to send at a time."""
         self._rate = rate
+        self._sent_at = -math.inf  # the last turn's beginning or end
+        self._lasts = asyncio.Lock()
+
+    async def idle(self) -> bool:
+        """Wait until nobody has been sent anything for a while; False if that does not come soon.
+        One at a time: who waited counts as somebody to whom something is sent.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(IDLE_WAIT_S), self._lasts:
+                while (left_s := self._sent_at + IDLE_S - loop.time()) > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(left_s)
+                self._sent_at = loop.time()
+        except TimeoutError:
+            return False
+        return True
 
     @asynccontextmanager
     async def turn(self, size: int, *, last: bool = False) -> AsyncIterator[None]:
@@ -28,9 +54,11 @@ class Gate:
         sent = False
         try:
             await turn
+            self._sent_at = loop.time()
             yield
             sent = True
         finally:
+            self._sent_at = loop.time()
             self._begin(self.uplink.finished(turn, loop.time(), sent=sent))
 
     async def pace(self, size: int) -> None:

@@ -225,6 +225,8 @@ class Pieces:
         *,
         last: bool,
     ) -> web.StreamResponse:
+        if last and not await self._gate.idle():
+            return _refuse(503, Fault.BUSY, frontier)
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Length": str(part.length),

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from oci_mesh.mesh import gate as gate_module
 from oci_mesh.mesh.gate import Gate
 from oci_mesh.swarm.rate import Rate
 from oci_mesh.swarm.uplink import Uplink
@@ -72,3 +73,37 @@ async def test_a_rate_is_kept() -> None:
         await gate.pace(20_000)
     # The last one goes when those before are paid for, less what an idle uplink has to its credit.
     assert loop.time() - begun >= 19 * 0.02 - 0.11
+
+
+async def test_who_is_served_last_waits_until_nobody_was_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And those that wait for that do so one after the other."""
+    monkeypatch.setattr(gate_module, "IDLE_S", 0.05)
+    gate, loop, log = Gate(Uplink()), asyncio.get_running_loop(), list[float]()
+
+    async def wait() -> None:
+        assert await gate.idle()
+        log.append(loop.time())
+
+    await wait()
+    async with asyncio.TaskGroup() as group:
+        async with gate.turn(1):
+            began = loop.time()
+        for _ in range(2):
+            group.create_task(wait())
+    assert log[1] >= began + 0.05
+    assert log[2] >= began + 0.10
+
+
+async def test_who_is_served_last_is_told_when_that_does_not_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that wait, also behind one that waits."""
+    gate = Gate(Uplink())
+    async with gate.turn(1):
+        pass
+    monkeypatch.setattr(gate_module, "IDLE_S", 60.0)
+    monkeypatch.setattr(gate_module, "IDLE_WAIT_S", 0.05)
+    waiting = [asyncio.create_task(gate.idle()) for _ in range(2)]
+    assert await asyncio.gather(*waiting) == [False, False]

@@ -9,6 +9,7 @@ import pytest
 
 from oci_mesh import Node
 from oci_mesh.errors import PeerError
+from oci_mesh.mesh import gate as gate_module
 from oci_mesh.mesh import pieces, wire
 from oci_mesh.mesh.gate import Gate
 from oci_mesh.mesh.server import PeerServer
@@ -16,6 +17,7 @@ from oci_mesh.spec.digest import Digest
 from oci_mesh.swarm import uplink
 from oci_mesh.swarm.accusations import MAX_NAMED, Accusations
 from oci_mesh.swarm.events import Command, Send
+from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.pieces import PieceMap
 from oci_mesh.swarm.statement import Statement
 from oci_mesh.swarm.swarm import FIRST_WINDOW
@@ -218,6 +220,20 @@ async def test_whom_two_nodes_accuse_a_seed_serves_last(node: Node, client: Clie
     await name(client, node, "y", "other,z")
     assert await served(client, node, "z", "x", "y") == ["x", "y", "z"]
     assert await served(client, node, "z") == ["z"]
+
+
+@pytest.mark.usefixtures("known")
+async def test_who_is_served_last_is_told_to_come_again_where_others_are_served(
+    node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not left to wait until it takes this node for one that stands still."""
+    monkeypatch.setattr(gate_module, "IDLE_S", 60.0)
+    monkeypatch.setattr(gate_module, "IDLE_WAIT_S", 0.05)
+    for accuser in ("x", "y"):
+        await name(client, node, accuser, "z")
+    answer = await ask(client, node, BLOB, span(1), **{wire.NODE_HEADER: "z"})
+    assert (answer.status, answer.headers[wire.FAULT_HEADER]) == (503, Fault.BUSY)
+    assert (await ask(client, node, BLOB, span(1), **{wire.NODE_HEADER: "x"})).status == 206
 
 
 @pytest.mark.usefixtures("known")

@@ -435,6 +435,17 @@ class TestHedge:
         assert node.swarm.has(hedge.piece)
         assert all(ask.piece != hedge.piece for ask in node.open.values())
 
+    def test_what_does_not_begin_is_asked_of_a_seed_as_well(self) -> None:
+        """Though that has others to send to: who is to send it may wait for one that never will."""
+        node = Node(SEED, *(Entry(f"n{i}", "", i) for i in range(1, 9)))
+        node.join()
+        view = View([node.me, *node.others])
+        late = next(a for a in node.open.values() if [*view.path(a.piece, "me")][1:] == ["seed"])
+        assert not [a for a in asks(node.tell(Tick(), MIN_SILENT_S / 2)) if a.piece == late.piece]
+        hedges = asks(node.tell(Tick(), MIN_SILENT_S))
+        assert [hedge.peer for hedge in hedges if hedge.piece == late.piece] == ["seed"]
+        assert late.request in node.open
+
     def test_one_of_two_that_fails_leaves_the_other(self) -> None:
         node = self.started()
         hedge = asks(node.until_due())[0]
