@@ -14,8 +14,9 @@ that are of one wave form a k-ary heap.
 The roots of a zone's first wave ask seeds (nodes that have it all): one root for each seed, so that
 no seed sends a piece twice. The root of a later wave asks the last node of the wave before, which
 began earlier and so has the piece. So each wave gets one copy and passes one on: nobody waits for
-who came after it, and who comes late costs only those who came just before. Seeds that were in a
-wave themselves come before those that brought the blob, which may be busy with bringing others.
+who came after it, and who comes late costs only those who came just before. So it remains when the
+wave before has it all: its nodes come before those that brought the blob, which may be busy with
+bringing others. Who is done before others of its own wave is a seed like any.
 
 A zone without a seed has one root: a piece enters a zone once. Where seeds are fewer than zones
 each zone has one root, with a seed or not, and these form such a heap in turn, below all seeds: no
@@ -165,11 +166,14 @@ class _Near(NamedTuple):
     beside: Sequence[str]
 
     @classmethod
-    def of(cls, seeds: Sequence[Entry]) -> Self:
-        """Those that have it from the swarm are asked, and the origin, if there are any."""
-        asked = [seed.id for seed in seeds if seed.slot >= 0 or seed.id == ORIGIN]
-        brought = [seed.id for seed in seeds if seed.slot < 0 and seed.id != ORIGIN]
-        return cls(asked, brought) if asked else cls(brought, ())
+    def of(cls, seeds: Sequence[Entry], before: int) -> Self:
+        """Those of waves `before` the one that asks, and the origin, if there are any: they go on
+        with what they did when they had not yet all of it.
+        """
+        asked = [s.id for s in seeds if 0 <= wave(s.slot) < before or s.id == ORIGIN]
+        if not asked:
+            return cls([seed.id for seed in seeds], ())
+        return cls(asked, [seed.id for seed in seeds if seed.id not in asked])
 
 
 _NONE: Final = _Near((), ())
@@ -197,7 +201,11 @@ class View:
             ring = _Ring(number, nodes, last.get(zone))
             self._rings[zone, number] = last[zone] = ring
             self._first.setdefault(zone, ring)
-        self._near = {zone: _Near.of(entries) for zone, entries in seeds.items()}
+        self._near = {
+            zone: _Near.of(seeds[zone], ring.wave)
+            for zone, ring in self._first.items()
+            if zone in seeds
+        }
         self.seeds = [entry.id for zone in sorted(seeds) for entry in seeds[zone]]
         self.wanting = [node for ring in self._rings.values() for node in ring.nodes]
         self.advanced = [e for e in self.entries.values() if e.frontier > 0 and not e.complete]

@@ -105,15 +105,16 @@ class TestPath:
     def test_the_first_wave_of_a_zone_is_a_heap_below_its_roots(
         self, entries: list[Entry], piece: int
     ) -> None:
-        """One root for each seed of the zone that has it from the swarm, or else that brought it;
-        one where there is none, or too few for all zones.
+        """One root for each seed of the zone that is of a wave before, or else for each; one where
+        there is none, or too few for all zones.
         """
         view = View(entries)
         for zone in ZONES:
             nodes = ordered(piece, entries, zone)
             nodes = [node for node in nodes if wave(node.slot) == wave(nodes[0].slot)]
             seeds = {e.id for e in entries if e.complete and e.zone == zone}
-            seeds = {seed for seed in seeds if view.entries[seed].slot >= 0} or seeds
+            number = wave(nodes[0].slot) if nodes else 0
+            seeds = {s for s in seeds if 0 <= wave(view.entries[s].slot) < number} or seeds
             if is_scarce(view, entries):
                 seeds = set()
             roots = max(1, len(seeds))
@@ -211,6 +212,15 @@ class TestPath:
             paths = sorted(tuple(view.path(piece, node)) for node in ("n", "m"))
             assert {path[-2:] for path in paths} == {("fetched", "brought")}
             assert sorted(map(len, paths)) == [2, 3]
+
+    def test_who_is_done_before_others_of_its_wave_shares_with_who_brought_it(self) -> None:
+        """It may be done early because its own uplink is slow."""
+        seeds = [Entry("brought", "", complete=True), Entry("done", "", slot(1, 0), complete=True)]
+        view = View([*seeds, Entry("n", "", slot(1, 1))])
+        assert Counter(next(view.path(piece, "n")) for piece in range(20)) == {
+            "brought": 10,
+            "done": 10,
+        }
 
     def test_seeds_take_turns(self) -> None:
         """One node, four seeds: each is asked for a quarter of the pieces."""
