@@ -4,7 +4,7 @@ Who has a whole blob takes no piece of it, and so finds nobody out. But who asks
 those who lied to it; what it says last counts.
 
 It is a matter of order, never of access. Who is accused is served last, and asked after others, but
-before a seed that has others to send to: so lies told here cost no seed a copy. What this does not
+before a seed that has others to send to: so lies told here cost a seed little. What this does not
 do: find out who lies, ban anybody, or tell others. Two nodes that lie together can put a third last
 at a seed; it then gets what is left there, and everything from the others.
 """

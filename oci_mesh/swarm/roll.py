@@ -24,7 +24,7 @@ from oci_mesh.swarm.view import SLOTS, WAVE_BITS, Entry, wave
 WAVE_S: Final = 1.0
 
 # A node in the swarm says at least this often that it still is. One that has not for three times
-# as long is dropped: its slot is wanted.
+# as long is dropped: nobody is to wait for it.
 REFRESH_S: Final = 10.0
 EXPIRY_S: Final = 3 * REFRESH_S
 
