@@ -13,9 +13,11 @@ from oci_mesh.swarm.uplink import Uplink
 # link in about so many seconds. Only then nobody is kept waiting by who is served last.
 IDLE_S: Final = 0.2
 
-# Who is served last asks again if there is no such time within so many seconds: it is not to take
-# this node for one that stands still.
-IDLE_WAIT_S: Final = 5.0
+# But who may be served last unjustly is not to starve: the first that waits goes after so many
+# seconds in any case. And it asks again when it has waited for so many behind others: less than
+# `swarm.SLACK_S`, or it would take this node for one that stands still.
+STARVED_S: Final = 1.0
+LAST_WAIT_S: Final = 2.0
 
 
 class Gate:
@@ -30,14 +32,16 @@ class Gate:
         self._lasts = asyncio.Lock()
 
     async def idle(self) -> bool:
-        """Wait until nobody has been sent anything for a while; False if that does not come soon.
-        One at a time: who waited counts as somebody to whom something is sent.
+        """Wait until nobody has been sent anything for a while, but not for long; False if others
+        have waited for that for too long before. One at a time: who waited counts as somebody to
+        whom something is sent.
         """
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(IDLE_WAIT_S), self._lasts:
-                while (left_s := self._sent_at + IDLE_S - loop.time()) > 0:  # noqa: ASYNC110
-                    await asyncio.sleep(left_s)
+            async with asyncio.timeout(LAST_WAIT_S), self._lasts:
+                until = loop.time() + STARVED_S
+                while (idle_at := min(until, self._sent_at + IDLE_S)) > loop.time():  # noqa: ASYNC110
+                    await asyncio.sleep(idle_at - loop.time())
                 self._sent_at = loop.time()
         except TimeoutError:
             return False

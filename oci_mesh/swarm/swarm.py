@@ -71,7 +71,8 @@ PIECE_S: Final = 60.0
 # A piece that takes so many times what is usual until it begins, or from there until it is whole,
 # and at least so long, is asked of somebody else as well: the first to be whole counts. A few at a
 # time. Who has not begun may wait for one that is slow, or served last as it is said to lie; so at
-# the worst a seed is asked for it, also one that has others to send to.
+# the worst a seed is asked for it, also one that has others to send to; but no origin, as who waits
+# for what comes from there waits no longer than it takes.
 HEDGE: Final = 6.0
 MIN_HEDGE_S: Final = 1.0
 HEDGE_SILENT: Final = 4.0
@@ -497,7 +498,7 @@ class Swarm:
         if request.hedge_at <= now and not is_hedged and hedges < MAX_HEDGES:
             self._tried.setdefault(request.piece, set()).add(request.peer)
             peer, final = self._choose(request.piece, now)
-            if peer is not None:
+            if peer is not None and (peer != ORIGIN or request.begun_at is not None):
                 if peer != ORIGIN:
                     yield from self._send_ahead(request.piece)
                 yield self._request(request.piece, peer, final, now)

@@ -96,14 +96,15 @@ async def test_who_is_served_last_waits_until_nobody_was_for_a_while(
     assert log[2] >= began + 0.10
 
 
-async def test_who_is_served_last_is_told_when_that_does_not_come(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """All that wait, also behind one that waits."""
+async def test_who_is_served_last_does_not_starve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that waits goes after a while; who waits behind others for too long comes again."""
     gate = Gate(Uplink())
     async with gate.turn(1):
         pass
     monkeypatch.setattr(gate_module, "IDLE_S", 60.0)
-    monkeypatch.setattr(gate_module, "IDLE_WAIT_S", 0.05)
+    monkeypatch.setattr(gate_module, "STARVED_S", 0.05)
+    assert await gate.idle()
+    monkeypatch.setattr(gate_module, "STARVED_S", 60.0)
+    monkeypatch.setattr(gate_module, "LAST_WAIT_S", 0.05)
     waiting = [asyncio.create_task(gate.idle()) for _ in range(2)]
     assert await asyncio.gather(*waiting) == [False, False]

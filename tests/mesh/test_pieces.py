@@ -228,7 +228,8 @@ async def test_who_is_served_last_is_told_to_come_again_where_others_are_served(
 ) -> None:
     """Not left to wait until it takes this node for one that stands still."""
     monkeypatch.setattr(gate_module, "IDLE_S", 60.0)
-    monkeypatch.setattr(gate_module, "IDLE_WAIT_S", 0.05)
+    monkeypatch.setattr(gate_module, "STARVED_S", 60.0)
+    monkeypatch.setattr(gate_module, "LAST_WAIT_S", 0.05)
     for accuser in ("x", "y"):
         await name(client, node, accuser, "z")
     answer = await ask(client, node, BLOB, span(1), **{wire.NODE_HEADER: "z"})

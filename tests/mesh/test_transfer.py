@@ -7,10 +7,10 @@ import pytest
 from aiohttp import web
 
 from oci_mesh import Node
-from oci_mesh.mesh import transfer, wire
+from oci_mesh.mesh import gate, transfer, wire
 from oci_mesh.mesh.pieces import is_piece
 from oci_mesh.mesh.server import asking
-from oci_mesh.swarm import swarm
+from oci_mesh.swarm import roll, swarm
 from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.pieces import PieceMap
 from tests.images import sha256
@@ -54,6 +54,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (swarm, transfer):
         monkeypatch.setattr(module, "SLACK_S", 1.0)
     monkeypatch.setattr(swarm, "MIN_WAIT_S", 0.5)
+    for name in ("IDLE_S", "STARVED_S", "LAST_WAIT_S"):
+        monkeypatch.setattr(gate, name, getattr(gate, name) / 10)
 
 
 async def test_the_source_sends_one_copy_to_many(tmp_path: Path, client: Client) -> None:
@@ -77,8 +79,11 @@ async def test_a_zone_is_entered_once(tmp_path: Path, client: Client) -> None:
         assert len(BLOB) <= sent(a, *"cde") + sent(b, *"cde") <= ONE_COPY
 
 
-async def test_a_late_joiner_takes_from_all_who_fetched_it(tmp_path: Path, client: Client) -> None:
+async def test_a_late_joiner_takes_from_all_who_fetched_it(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each sends some pieces; who brought it is left alone, it may be at bringing others."""
+    monkeypatch.setattr(roll, "WAVE_S", 0.0)  # who comes later is late, however soon it comes
     async with nodes(tmp_path, *"abcd") as (a, b, c, d):
         await client.push_blob(a, "app", BLOB)
         await pull_all(client, [b, c], BLOB)
