@@ -42,6 +42,7 @@ from oci_mesh.swarm.peers import Fault
 from oci_mesh.swarm.pieces import SMALL_BYTES, PieceMap
 from oci_mesh.swarm.statement import Statement
 from oci_mesh.swarm.swarm import MAX_WAIT_S
+from oci_mesh.swarm.view import SLOTS
 
 # Handed to the kernel ahead of what the network takes. More would be out of the gate's hands: the
 # pieces of many turns would wait there, and all leave together, late.
@@ -55,6 +56,8 @@ TAKEN_S: Final = 15.0
 # Blobs of this node of which it is kept who is accused by those who ask for them: about what goes
 # out at one time. What is forgotten is soon said again.
 MAX_HEARD: Final = 32
+
+_SLOT_DIGITS: Final = len(str(SLOTS - 1))
 
 Sent = Callable[[web.BaseRequest, int], None]
 Find = Callable[[str, Digest], Fetch | None]
@@ -197,7 +200,7 @@ class Pieces:
             answer = await transfer.asked(
                 piece,
                 self._peer(request),
-                _number(headers.get(SLOT_HEADER)),
+                _slot(headers.get(SLOT_HEADER)),
                 wait_s,
                 FINAL_HEADER in headers,
                 self._named(request),
@@ -320,5 +323,9 @@ def _seconds(text: str | None) -> float:
         return 0.0
 
 
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else 0
+def _slot(text: str | None) -> int:
+    """One in a header, up to the last of the last wave; the first for what is none."""
+    if not text or not text.isascii() or not text.isdigit() or len(text) > _SLOT_DIGITS:
+        return 0
+    slot = int(text)
+    return slot if slot < SLOTS else 0

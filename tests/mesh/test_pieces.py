@@ -22,6 +22,7 @@ from oci_mesh.swarm.pieces import PieceMap
 from oci_mesh.swarm.statement import Statement
 from oci_mesh.swarm.swarm import FIRST_WINDOW
 from oci_mesh.swarm.uplink import Uplink
+from oci_mesh.swarm.view import SLOTS, WAVE_BITS
 from tests.images import sha256
 from tests.mesh.fake_peer import FakePeer, holding, paused, piece_hashes
 from tests.mesh.swarms import mesh_source
@@ -406,3 +407,23 @@ async def test_of_what_is_on_its_way_too_who_is_accused_is_served_last(
         go_on.set()
     assert waiting.result().status == 206
     assert [send for send in sends if isinstance(send, Send) and send.last] == [sends[-1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "slot"),
+    [
+        ("0", 0),
+        ("65537", 65537),
+        (str(15_259 << WAVE_BITS), 15_259 << WAVE_BITS),
+        (str(SLOTS - 1), SLOTS - 1),
+        (str(SLOTS), 0),
+        ("1" * 5000, 0),
+        ("-1", 0),
+        ("\u0661", 0),
+        ("", 0),
+        (None, 0),
+    ],
+)
+def test_a_slot_of_any_wave_is_understood(text: str | None, slot: int) -> None:
+    """One that was taken for the first would put its node before all others: it would wait."""
+    assert pieces._slot(text) == slot
